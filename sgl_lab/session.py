@@ -198,7 +198,7 @@ class Lab(RecordedLab):
         n_positions = 0 if sight is None else sight.n_positions
         can = replace(TOKEN_LEVEL, chat_template=tokenizer.has_chat_template, deterministic=runner.is_exact, images=sight is not None)
         can = replace(can, adapters=engine.adapting is not None)
-        about = (loaded.device, loaded.dtype, can, tokenizer.tool_style, n_positions)
+        about = (loaded.device, loaded.dtype, can, tokenizer.tool_style, n_positions, tokenizer.reasoning_marks)
         card = ModelCard(self.model, namespace, context, tokenizer.n_vocab, *about)
         see = None if sight is None else sight.see
         fast = LocalBackend(self._resident, tokenizer, card, self.emit, see)

@@ -21,6 +21,16 @@ from .spans import Block
 from .tools import ToolStyle
 
 
+class ReasoningMarks(NamedTuple):
+    """What a model writes around its reasoning. `is_open`: its chat template begins the reasoning of
+    an answer, so that the model's own text starts inside it.
+    """
+
+    begin: str
+    end: str
+    is_open: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class ModelCard:
     """A backend's description of itself."""
@@ -37,6 +47,8 @@ class ModelCard:
     """how the model's chat template describes tools; None if it does not, or if the API describes them"""
     image_positions: int = 0
     """positions of every image in a prompt; 0 for a model that sees none, or whose images differ in that"""
+    reasoning: ReasoningMarks | None = None
+    """found in the model's chat template or its special tokens; None if neither has any"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,12 +18,13 @@ from ..contracts.errors import BadArgument
 from ..contracts.ids import ForkId
 from ..contracts.near import did_you_mean
 from ..contracts.params import SamplingParams
+from ..contracts.port import ModelCard
 from ..contracts.spans import Block
 from ..contracts.tools import ToolSpec, described
 from .choices import ChoicesSamplingMethod
 from .form import Form
 from .location import SourceLocation, user_location
-from .reasoning import MODEL_TYPES, Reasoning
+from .reasoning import MODEL_TYPES, OF_THE_MODEL, Reasoning
 
 _SHOWN = 40
 """characters of an argument in the repr of an expression"""
@@ -210,10 +211,25 @@ class SeparateReasoning(Expr):
 
     def applied(self, expr: Expr) -> Expr:
         """`expr` with gens that separate their reasoning. BadArgument for an unknown type of model."""
+        if self.model_type is None:
+            return _reasoning(expr, OF_THE_MODEL)
         reasoning = MODEL_TYPES.get(self.model_type.lower()) if isinstance(self.model_type, str) else None
         if reasoning is None:
             raise BadArgument(f"model_type {self.model_type!r} is unknown", hint=did_you_mean(self.model_type, MODEL_TYPES))
         return _reasoning(expr, reasoning)
+
+
+def with_marks(expr: Gen | Select, card: ModelCard, *, in_answer: bool) -> Gen | Select:
+    """`expr` with the marks of the model, if it was to have the model's own. BadArgument if none are known.
+    `in_answer`: it is in an assistant's turn, which the chat template began.
+    """
+    if expr.reasoning != OF_THE_MODEL:
+        return expr
+    if card.reasoning is None:
+        message = f"no marks of reasoning are known of {card.name}: its chat template and special tokens have none"
+        raise BadArgument(message, hint=f"name them: separate_reasoning(..., model_type=...), one of {', '.join(MODEL_TYPES)}")
+    begin, end, is_open = card.reasoning
+    return _separated(expr, Reasoning(begin, end, is_open and in_answer))
 
 
 def reasoning_name(name: str) -> str:
@@ -237,11 +253,11 @@ def _reasoning(expr: Expr, reasoning: Reasoning) -> Expr:
         return Concat(tuple(_reasoning(part, reasoning) for part in expr.parts))
     if isinstance(expr, Unordered):
         return Unordered(tuple(_reasoning(item, reasoning) for item in expr.items))
-    if isinstance(expr, Select):
-        return replace(expr, reasoning=reasoning)
-    if not isinstance(expr, Gen):
-        return expr
-    if expr.form is None:
+    return _separated(expr, reasoning) if isinstance(expr, Gen | Select) else expr
+
+
+def _separated(expr: Gen | Select, reasoning: Reasoning) -> Gen | Select:
+    if isinstance(expr, Select) or expr.form is None or reasoning == OF_THE_MODEL:
         return replace(expr, reasoning=reasoning)
     if reasoning.is_spelled_in(expr.form.constraint.source):
         # its form includes the reasoning

@@ -78,6 +78,9 @@ def _without_half(text: str, mark: str) -> str:
     return text
 
 
+OF_THE_MODEL = Reasoning("", "")
+"""The model's own marks, which its executor knows."""
+
 _THINK = Reasoning("<think>", "</think>")
 _THINKING = replace(_THINK, is_open=True)
 

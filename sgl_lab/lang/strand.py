@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextvars import Context, copy_context
 from dataclasses import replace
 from functools import partial
@@ -42,6 +42,7 @@ from .expressions import (
     ToolTurn,
     leaves,
     reasoning_name,
+    with_marks,
 )
 from .history import History, Piece, Turned
 from .run import Run
@@ -148,7 +149,7 @@ class StrandBase(ABC):
         return ()
 
     def _append(self, expr: Expr) -> None:
-        parts = self._prepare(tuple(leaves(expr, self)))
+        parts = self._prepare(tuple(self._marked(leaves(expr, self))))
         with self.run.lock:
             self._check_open()
             role, n_unnamed, calls, style = self.role, self.n_unnamed, list(self._calls), self._tool_style
@@ -193,6 +194,16 @@ class StrandBase(ABC):
             self.role, self.n_unnamed, self._calls, self._tool_style = role, n_unnamed, calls, style
             self.variables |= named
             self._take(*steps)
+
+    def _marked(self, parts: Iterable[Leaf]) -> Iterator[Leaf]:
+        """`parts` with the model's marks of reasoning where the program names none. A traced program has no model yet."""
+        role = self.role
+        for leaf in parts:
+            if isinstance(leaf, Gen | Select) and self.run.traced is None:
+                yield with_marks(leaf, self.run.card, in_answer=role == "assistant")
+            else:
+                role = leaf.role if isinstance(leaf, RoleBegin) else None if isinstance(leaf, RoleEnd) else role
+                yield leaf
 
     def _described(self, tools: Tools) -> Text | Tools:
         """The description of tools that the model reads."""

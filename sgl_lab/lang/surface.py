@@ -231,8 +231,9 @@ def gen_string(name: str | None = None, max_tokens: int | None = None, n: int | 
 @suggests
 def separate_reasoning(expr: Expr | str | None = None, model_type: str | None = None) -> Concat:
     """`expr` whose gens reason first: `name` holds the answer, which is all that the model sees
-    next, and `name_reasoning_content` the reasoning. `model_type` names the model's marks:
-    deepseek-r1, qwen3, ...; it is checked when the expression is appended.
+    next, and `name_reasoning_content` the reasoning. `model_type` names the marks around it:
+    deepseek-r1, qwen3, ... None is the model's own, found in its chat template or special tokens;
+    BadArgument, when the expression is appended, if it has none.
 
     A constraint of a gen applies to its answer: the text before it is free, up to the mark that
     ends the reasoning. A regex or grammar that spells this mark itself constrains the whole text.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ import sgl_lab.lang.surface as sgl
 from sgl_lab.backends.scripted import ScriptedBackend
 from sgl_lab.contracts.errors import BadArgument, RequestFailed
 from sgl_lab.contracts.params import Constraint
-from sgl_lab.contracts.port import GenJob
+from sgl_lab.contracts.port import GenJob, ReasoningMarks
+from sgl_lab.engine.text.chat import ChatTemplate
+from sgl_lab.engine.text.reasoning_marks import reasoning_marks_of
 from sgl_lab.lang.ir import SglExprList, SglSeparateReasoning
 from sgl_lab.lang.reasoning import MODEL_TYPES, Reasoning
 
@@ -116,13 +119,95 @@ def test_the_events_tell_the_answer_as_the_streams_tokens() -> None:
 
 
 def test_an_unknown_type_of_model_is_refused_when_it_is_appended() -> None:
-    wrong = {"deepseek-r2": "deepseek-r1", "nothing like it": "deepseek-r1, .*step3", None: "deepseek-r1", 3: "qwen3"}
+    wrong = {"deepseek-r2": "deepseek-r1", "nothing like it": "deepseek-r1, .*step3", 3: "qwen3"}
     for model_type, meant in wrong.items():
         made = sgl.separate_reasoning(gen("a"), model_type=model_type)  # type: ignore[arg-type]
         s = sgl.start(ScriptedBackend())
         with pytest.raises(BadArgument, match=rf"{model_type!r} is unknown.*{meant}"):
             s += "So: " + made
         assert s.text() == "", "it was refused whole"
+
+
+CHAT = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}THOUGHT{{ m.content + '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}OPENED{% endif %}"
+)
+STRIPPED = "{% if '</think>' in m.content %}{% set c = m.content.split('</think>')[-1] %}{% endif %}"
+"""as DeepSeek's templates drop earlier reasoning"""
+EARLIER = "{% if m.reasoning_content %}{{ 'BEGIN\\n' + m.reasoning_content + '\\nEND\\n\\n' }}{% endif %}"
+
+
+def earlier(begin: str, end: str) -> str:
+    """A template writes the reasoning of earlier turns so."""
+    return EARLIER.replace("BEGIN", begin).replace("END", end)
+
+
+@pytest.mark.parametrize(
+    ("thought", "opened", "added", "marks"),
+    [
+        (earlier("<think>", "</think>"), "", (), ("<think>", "</think>", False)),  # Qwen 3, GLM, SmolLM 3
+        (earlier("<think>", "</think>"), "<think>\n", (), ("<think>", "</think>", True)),  # Qwen 3 Thinking
+        (earlier("<think>", "</think>"), "<think>\n\n</think>\n\n", (), ("<think>", "</think>", False)),
+        (STRIPPED, "<think>\n", ("<think>", "</think>"), ("<think>", "</think>", True)),  # DeepSeek-R1
+        (STRIPPED, "", ("<think>", "</think>"), ("<think>", "</think>", False)),
+        ("", "", ("[INST]", "[THINK]", "[/THINK]"), ("[THINK]", "[/THINK]", False)),  # Magistral
+        ("", "", ("◁think▷", "◁/think▷"), ("◁think▷", "◁/think▷", False)),  # Kimi
+        ("", "", ("<seed:think>", "</seed:think>"), ("<seed:think>", "</seed:think>", False)),
+        ("", "", ("<|START_THINKING|>", "<|END_THINKING|>"), ("<|START_THINKING|>", "<|END_THINKING|>", False)),  # Command A
+        ("", "", ("<|begin_of_thought|>", "<|end_of_thought|>"), ("<|begin_of_thought|>", "<|end_of_thought|>", False)),
+        (earlier("<|channel|>analysis<|message|>", "<|end|>"), "", (), tuple(vars(MODEL_TYPES["gpt-oss"]).values())[:3]),
+        (
+            "{# <thinking> and </thinking>, in a remark #}" + earlier("<thought>", "</thought>"),
+            *("", ("<think>", "</think>"), ("<thought>", "</thought>", False)),
+        ),
+        ("", "", ("<|im_start|>", "</thinking>"), None),
+        ("", "", (), None),
+    ],
+)
+def test_marks_are_found_in_the_template_and_the_added_tokens(
+    thought: str, opened: str, added: tuple[str, ...], marks: tuple[str, str, bool] | None
+) -> None:
+    source = CHAT.replace("THOUGHT", thought).replace("OPENED", opened)
+    assert reasoning_marks_of(ChatTemplate(source, {}, added), added) == marks
+    if not thought and not opened:
+        assert reasoning_marks_of(None, added) == marks, "a model without a template has its tokens"
+
+
+def of_a_model(texts: list[str], marks: ReasoningMarks | None) -> ScriptedBackend:
+    backend = ScriptedBackend(texts)
+    backend._card = replace(backend._card, reasoning=marks)
+    return backend
+
+
+@sgl.function
+def asks(s: Any, in_turn: bool = True, regex: str | None = None) -> None:
+    made = sgl.separate_reasoning(gen("a", regex=regex))
+    s += sgl.user("Q") + (sgl.assistant(made) if in_turn else made)
+
+
+@pytest.mark.parametrize("through_graph", [False, True])
+def test_without_a_type_the_models_own_marks_count(through_graph: bool) -> None:
+    def run(text: str, marks: ReasoningMarks, **arguments: Any) -> tuple[str, str]:
+        bound = asks.bind(**arguments)
+        state = (bound.compile() if through_graph else bound).run(backend=of_a_model([text], marks))
+        return state["a"], state["a_reasoning_content"]
+
+    closed, opened = ReasoningMarks("[T]", "[/T]"), ReasoningMarks("<think>", "</think>", True)
+    assert run("[T]2 and 2[/T] Four.", closed) == ("Four.", "2 and 2")
+    assert run("Four.", closed) == ("Four.", "")
+    assert run("2 and 2</think>Four.", opened) == ("Four.", "2 and 2")
+    assert run("Four.", opened, in_turn=False) == ("Four.", ""), "no template began this text"
+    assert run("2 and 2</think>yes", opened, regex="(yes|no)") == ("yes", "2 and 2")
+
+
+def test_a_type_that_is_named_wins_and_a_model_without_marks_is_refused() -> None:
+    s = sgl.start(of_a_model(["<think>hm</think>Four."], ReasoningMarks("[T]", "[/T]")))
+    s += "Q" + sgl.separate_reasoning(gen("a"), model_type="qwen3")
+    assert s["a"] == "Four."
+    s = sgl.start(of_a_model([], None))
+    with pytest.raises(BadArgument, match=r"no marks of reasoning are known of scripted.*model_type=...\), one of deepseek-r1"):
+        s += "So: " + sgl.separate_reasoning(gen("a"))
+    assert s.text() == "", "it was refused whole"
 
 
 def test_what_has_no_gen_is_refused_at_the_call() -> None:

@@ -31,6 +31,10 @@ MARKED = """{%- if messages[0].role == 'system' %}{% set first = messages[0].con
 {% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
 """as Qwen's and Hermes' templates do"""
 
+REASONS = MARKED.replace(
+    "+ message.content", "+ ('<think></think>' if loop.last and message.role == 'assistant' else '') + message.content"
+)
+"""as Qwen 3's: the last turn has the place of a reasoning"""
 PLAIN = MARKED.replace("(tool | tojson)", "(tool.function | tojson)").replace("<tool_call>\\n", "").replace("\\n</tool_call>", "")
 OTHERS = {
     "no tools": MARKED.replace("{%- if tools %}", "{%- if false %}"),
@@ -63,7 +67,7 @@ def specs() -> tuple[ToolSpec, ...]:
     return sgl.describe_tools(TOOLS).specs
 
 
-@pytest.mark.parametrize("source", [MARKED, PLAIN])
+@pytest.mark.parametrize("source", [MARKED, PLAIN, REASONS])
 def test_the_words_and_marks_are_those_of_the_template(source: str) -> None:
     chat = template(source)
     style = tool_style_of(chat)

@@ -129,8 +129,9 @@ class RuntimeEndpoint(SglangServer[_Task, Outcome], TokenizedBackend):
         self.tree = self._tree(kv_events)
         """the server's tree, as far as it is known"""
         self._shadow = Shadow(self.tree, self._tell)
-        n_vocab, style = self._vocabulary.n_vocab, self._vocabulary.tool_style
-        self._card = ModelCard(name, self.tree.namespace, self._context(), n_vocab, server.place, "none", can, style, n_positions)
+        text = self._vocabulary
+        about = (server.place, "none", can, text.tool_style, n_positions, text.reasoning_marks)
+        self._card = ModelCard(name, self.tree.namespace, self._context(), text.n_vocab, *about)
 
     def _tree(self, kv_events: bool | str) -> RemoteTree:
         """Seen, if the server publishes KV events and they are wanted; otherwise inferred."""

@@ -21,12 +21,13 @@ from typing import Any, NamedTuple, cast
 import tokenizers
 
 from ...contracts.errors import BackendUnsupported, BadArgument, ModelDamaged, ModelError
-from ...contracts.port import Message, Segment
+from ...contracts.port import Message, ReasoningMarks, Segment
 from ...contracts.prefixes import nearest
 from ...contracts.spans import text_of
 from ...contracts.tools import ToolStyle
 from ..files.small import json_object, read_bytes, read_json
 from .chat import ChatTemplate
+from .reasoning_marks import reasoning_marks_of
 from .specials import Prefix, Settled, Special, Specials
 from .tool_style import tool_style_of
 from .vocab import TURN_ENDS
@@ -132,6 +133,11 @@ class Tokenizer:
     def tool_style(self) -> ToolStyle | None:
         """How the chat template describes tools, if it does so at the end of the system turn."""
         return None if self._chat is None else tool_style_of(self._chat)
+
+    @cached_property
+    def reasoning_marks(self) -> ReasoningMarks | None:
+        """What the model writes around its reasoning, if its chat template or an added token says so."""
+        return reasoning_marks_of(self._chat, self._added.values())
 
     def encode(self, text: str, *, markup: bool = False) -> tuple[int, ...]:
         """Token ids of `text` as a piece of a longer text: no BOS, no space before it. Special

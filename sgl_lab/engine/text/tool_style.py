@@ -15,7 +15,7 @@ from ...contracts.errors import BadArgument, ModelError
 from ...contracts.tools import ToolSpec, ToolStyle, declared
 from .chat import ChatTemplate, Turn
 
-_SYSTEM, _QUESTION = "sgl-lab-system", "sgl-lab-question"
+_SYSTEM, _QUESTION, _WORDS = "sgl-lab-system", "sgl-lab-question", "sgl-lab-words"
 _SPECS = tuple(
     ToolSpec(f"sgl_lab_tool_{n}", f"what tool {n} does", json.dumps({"type": "object", "properties": {f"p{n}": {"type": "string"}}}))
     for n in range(2)
@@ -67,14 +67,16 @@ def _default_system(template: ChatTemplate) -> str:
 
 
 def _marks(template: ChatTemplate) -> tuple[str, str] | None:
-    """The text around a call in the turn of an assistant."""
+    """The text around a call in the turn of an assistant. Another turn follows: in the last one some templates write
+    the place of a reasoning.
+    """
     tools = [declared(spec) for spec in _SPECS]
-    opened = template.rendered(_ASKED, True, tools)
-    words = template.rendered([*_ASKED, {"role": "assistant", "content": "words"}], False, tools)
+    asked = template.rendered(_ASKED, False, tools)
+    plain: Turn = {"role": "assistant", "content": _WORDS}
     call: Turn = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": _CALL}]}
-    called = template.rendered([*_ASKED, call], False, tools)
-    end = words.removeprefix(opened + "words")
-    before, found, rest = called.removeprefix(opened).partition(json.dumps(_CALL))
-    if end == words or before == called or not found or not rest.endswith(end):
+    words, called = (template.rendered([*_ASKED, turn, *_ASKED[1:]], False, tools) for turn in (plain, call))
+    opened, spelled, end = words.removeprefix(asked).partition(_WORDS)
+    before, found, rest = called.removeprefix(asked + opened).partition(json.dumps(_CALL))
+    if not spelled or not found or not called.startswith(asked + opened) or not rest.endswith(end):
         return None
     return before, rest.removesuffix(end)
