@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import sgl_lab as sgl
 from sgl_lab.viz.draw import dataflow
 
-SAFE = ("fields", "common", "warm", "prefetch")
+SAFE = ("fields", "common", "warm", "prefetch", "together")
 SHOTS = "".join(f"Text: the {noun} was {word}. Label: {label}\n" for noun, word, label in [
     ("food", "cold", "bad"), ("room", "bright", "good"), ("staff", "kind", "good"), ("bed", "hard", "bad"), ("view", "grand", "good"),
     ("price", "high", "bad"), ("bath", "clean", "good"), ("noise", "loud", "bad"),

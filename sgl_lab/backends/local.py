@@ -42,6 +42,10 @@ class LocalBackend(TokenizedBackend):
     def describe(self) -> ModelCard:
         return self._card
 
+    @property
+    def cache_tokens(self) -> int:
+        return self._resident.engine.config.cache_tokens
+
     def unwarmed(self) -> LocalBackend:
         """The same engine, declared not to compute prefixes ahead: to measure what that is worth."""
         less = replace(self._card.capabilities, warms=False)

@@ -321,3 +321,11 @@ class Following(Protocol):
 
     def ended(self, forks: tuple[ForkId, ...], *, is_all: bool) -> None:
         """As the event ForksEnded says. It never raises."""
+
+
+@runtime_checkable
+class Sized(Protocol):
+    """A backend whose cache has a size that is known."""
+
+    @property
+    def cache_tokens(self) -> int: ...

@@ -56,8 +56,8 @@ class Loop:
             return _known.get(loop) or _known.setdefault(loop, cls(loop))
 
     async def until(self, run: Awaited, ready: Callable[[], bool]) -> None:
-        """Return when `ready()` is true. It is called under the run's lock and in this context.
-        EngineStopped if it can never become true.
+        """Return when `ready()` is true. It is called under the run's lock and in this context; what
+        it raises is raised. EngineStopped if it can never become true.
         """
         with run.lock:
             if ready():
@@ -101,7 +101,12 @@ class Loop:
             for woken, ready in self._waiting.get(run, {}).items():
                 if woken.done():
                     continue
-                if ready():
+                try:
+                    is_ready = ready()
+                except Exception as raised:
+                    woken.set_exception(raised)
+                    continue
+                if is_ready:
                     woken.set_result(None)
                 elif error is not None:
                     woken.set_exception(error)

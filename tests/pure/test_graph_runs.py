@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ import pytest
 import sgl_lab as sgl
 from sgl_lab.backends.local import LocalBackend
 from sgl_lab.backends.scripted import ScriptedBackend
-from sgl_lab.contracts.errors import BadArgument, ProgramError
-from sgl_lab.contracts.events import Event, PrefixMatched
+from sgl_lab.contracts.errors import BadArgument, ProgramError, UnknownVariable
+from sgl_lab.contracts.events import Event, PrefixMatched, RequestQueued
 from sgl_lab.lang.expressions import Gen, Select, Text, Warm
 from sgl_lab.lang.graph.compiled import Compiled
 from sgl_lab.lang.graph.passes import PASSES
@@ -66,7 +67,7 @@ def test_generated_programs_give_bit_for_bit_what_their_graphs_give(backend: Loc
                 differing.append(number)
             assert found.ret_value["state"] is found
     assert differing == []
-    assert changed == {"common", "warm", "prefetch"}
+    assert changed == {"common", "warm", "prefetch", "together"}
 
 
 def test_a_graph_runs_as_a_batch_as_a_stream_and_in_coroutines(backend: LocalBackend) -> None:
@@ -82,6 +83,10 @@ def test_a_graph_runs_as_a_batch_as_a_stream_and_in_coroutines(backend: LocalBac
         asyncio.run(together(compiled, rows, backend)),
     ):
         assert list(map(seen, states)) == list(map(seen, expected))
+    for other in map(drawn, (7, 20, 33, 46)):
+        expected_of_other = other.run_batch(rows, backend=backend, temperature=0)
+        by_node = other.compile().run_batch(rows, backend=backend, temperature=0, num_threads=2, by="nodes")
+        assert list(map(seen, by_node)) == list(map(seen, expected_of_other))
     assert compiled.run_batch([], backend=backend) == []
     state = compiled.stream(question="b is what?", backend=backend, temperature=0)
     assert "".join(state.text_iter()) == expected[0].text()
@@ -106,6 +111,53 @@ def test_rows_begin_in_the_order_of_their_prefixes_and_return_in_the_users(tmp_p
         return int(total)
 
     assert computed(True) * 2 < computed(False)
+
+
+@sgl.function
+def marked(s: Any, essay: str, dimension: str) -> None:
+    s += dimension + LONG + essay + sgl.gen("mark", max_tokens=2)
+
+
+@sgl.function
+def judge(s: Any, essay: str) -> None:
+    s += "".join(marked(essay=essay, dimension=each)["mark"] for each in "ABCD") + sgl.gen("verdict", max_tokens=2)
+
+
+def test_a_batch_runs_node_by_node_where_that_computes_less(tmp_path: Path) -> None:
+    rows = [{"essay": f"{n} essays."} for n in range(12)]
+
+    def run(n_pages: int, **options: Any) -> tuple[int, list[str], dict[str, int]]:
+        made = lab(tmp_path, n_pages=n_pages)
+        compiled = judge.compile()
+        report = compiled.batch_report(rows, num_threads=1, backend=made)
+        states = compiled.run_batch(rows, backend=made, temperature=0, num_threads=1, **options)
+        computed = int(made._resident.stats()["computed_tokens"])
+        made._resident.check()
+        made._resident.close()
+        return computed, [state.text() for state in states], dict(report.numbers)
+
+    (auto, texts, numbers), (by_item, same, _) = run(60), run(60, by="items")
+    assert texts == same
+    assert auto * 1.5 < by_item
+    assert numbers["tokens node by node"] * 2 < numbers["tokens item by item"]
+    _, _, roomy = run(300)
+    assert roomy["tokens node by node"] >= 0.95 * roomy["tokens item by item"]
+    with pytest.raises(BadArgument, match=r"by must be one of auto, items, nodes, not 'node'"):
+        judge.compile().run_batch(rows, by="node", backend=ScriptedBackend())
+
+
+def test_what_waits_for_the_same_starts_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[Event] = []
+    made = lab(tmp_path, events.append)
+    submit = made._queue
+    monkeypatch.setattr(made, "_queue", lambda *job: (submit(*job), time.sleep(0.02))[0])
+    compiled = judge.compile()
+    (report,) = [report for report in compiled.reports if report.name == "together"]
+    assert dict(report.numbers) == {"groups": 1, "gens and selects": 4}
+    compiled.run(essay="x", backend=made, temperature=0)
+    made._resident.close()
+    kinds = [type(event) for event in events if isinstance(event, RequestQueued | PrefixMatched)]
+    assert kinds[:5] == [RequestQueued] * 4 + [PrefixMatched]
 
 
 def test_a_saved_graph_runs_in_another_process_without_its_program(tmp_path: Path) -> None:
@@ -211,8 +263,12 @@ def test_the_error_of_a_value_that_is_read_is_raised_and_nothing_hangs() -> None
         s += s["only"]
 
     backend = ScriptedBackend()
-    with pytest.raises(ProgramError, match=r"no variable 'only' \(the case that ran does not fill it"):
-        program.compile().run(backend=backend)
+    for run in (program.compile().run, lambda **given: asyncio.run(program.compile().run_async(**given))):
+        with pytest.raises(ProgramError, match=r"no variable 'only' \(the case that ran does not fill it"):
+            run(backend=backend)
+    for by in ("items", "nodes"):
+        results = program.compile().run_batch([{}, {}], by=by, backend=backend, return_exceptions=True)
+        assert [type(each) for each in results] == [UnknownVariable] * 2
 
 
 # ---------------------------------------------------------------- the passes
@@ -232,7 +288,7 @@ def test_common_calls_run_once_where_they_are_greedy(backend: LocalBackend) -> N
     compiled = program.compile()
     (report,) = [report for report in compiled.reports if report.name == "common"]
     assert (report.state, dict(report.numbers)) == ("applied", {"calls": 2, "gens and selects": 2})
-    assert compiled.optimised(greedy=False).graph == compiled.graph
+    assert len(compiled.optimised(greedy=False).graph.nodes) == len(compiled.graph.nodes)
     assert sum(isinstance(node.value, Gen | Select) for node in compiled.optimised().graph.nodes) == 3
     expected = program.run("E", backend=backend, temperature=0).text()
     assert compiled.run("E", backend=backend, temperature=0).text() == expected

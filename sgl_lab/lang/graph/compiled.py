@@ -17,18 +17,20 @@ from ..execution import Execution
 from ..expressions import Gen
 from ..interrupts import INTERRUPTS
 from ..keywords import all_suggest, unknown_argument
+from ..run import Run
 from ..sampling import GenDefaults, given
 from ..shared import Siblings
 from ..shown import States
 from ..state import ProgramState
 from . import printing
 from .dataflow import Graph
-from .feeder import Feeder
+from .feeder import Feeder, Gate
 from .passes import checked, optimised
 from .passes.report import Context, Report
 from .plan import Planned, plan
 from .tracing import traced_here
 from .values import Node, arguments_in_order
+from .waves import Waves, counted, is_by_node, steps_of
 
 R = TypeVar("R")
 
@@ -128,11 +130,15 @@ class Compiled:
         generator_style: bool = False,
         return_exceptions: bool = False,
         reorder: bool = True,
+        by: Literal["auto", "items", "nodes"] = "auto",
         **settings: object,
     ) -> States | Iterator[Outcome]:
         """Like the program's own `run_batch`. The items begin in an order in which neighbours have
         long common prefixes, unless `reorder` is False or the states are yielded one by one; the
         results are in the given order.
+
+        `by` "nodes": all items execute one gen or select before any executes the next; "items": each
+        item goes on by itself; "auto": what computes less, as `batch_report` counts it.
         """
         if unknown := settings.keys() - SETTINGS:
             raise unknown_argument("run_batch", min(unknown), sorted(SETTINGS))
@@ -141,7 +147,11 @@ class Compiled:
         rows = [self._row(item, index) for index, item in enumerate(batch_arguments)]
         siblings = Siblings() if len(rows) > 1 else None
         order = self._order(rows) if reorder and not generator_style else list(range(len(rows)))
-        items = [partial(self._execution, rows[index], settings, is_async=True, siblings=siblings) for index in order]
+        is_free = not (settings.get("stream") or generator_style or len(rows) < 2)
+        waves = None
+        if is_by_node(by, lambda: self._counted(rows, n_open, settings) if is_free else Report("batch", "")) and is_free:
+            waves, n_open = Waves(len(rows), n_open), len(rows)
+        items = [partial(self._execution, rows[index], settings, is_async=True, siblings=siblings, waves=waves) for index in order]
         if settings.get("stream"):
             if progress_bar or generator_style or return_exceptions:
                 raise BadArgument(
@@ -155,6 +165,17 @@ class Compiled:
             return results
         with INTERRUPTS.watched():
             return States(_back(list(results), order))
+
+    def batch_report(
+        self, batch_arguments: Sequence[object], *, num_threads: int | Literal["auto"] = "auto", **settings: object
+    ) -> Report:
+        """Tokens that a batch would compute item by item and node by node, in this backend's cache."""
+        rows = [self._row(item, index) for index, item in enumerate(batch_arguments)]
+        return self._counted(rows, checked_width(num_threads), self._defaults() | settings)
+
+    def _counted(self, rows: Sequence[Mapping[str, str]], n_open: int, settings: Mapping[str, object]) -> Report:
+        run = state_for(self.graph.name, settings)._run
+        return counted(self._graph(run.defaults.temperature), rows, run.backend, n_open, run.defaults)
 
     def plan(
         self, rows: Sequence[Mapping[str, str]], backend: Backend, cached: Iterable[Sequence[int]] = (), **sampling: object
@@ -219,15 +240,20 @@ class Compiled:
     # ------------------------------------------------------------ execution
 
     def _execution(
-        self, arguments: Mapping[str, str], settings: Mapping[str, object], *, is_async: bool = False, siblings: Siblings | None = None
+        self,
+        arguments: Mapping[str, str],
+        settings: Mapping[str, object],
+        *,
+        is_async: bool = False,
+        siblings: Siblings | None = None,
+        waves: Waves | None = None,
     ) -> Execution:
         state = traced_here(settings, self.graph.name) or state_for(self.graph.name, settings)
         run = state._run
         run.siblings = siblings
         run.arguments = dict(arguments)
         self._prepare(state)
-        greedy = run.defaults.temperature <= GREEDY
-        graph = self._made.get(greedy) or self._made.setdefault(greedy, self.optimised(greedy=greedy).graph)
+        graph = self._graph(run.defaults.temperature)
         feeder = Feeder(graph, state, arguments)
 
         def body() -> object:
@@ -235,10 +261,26 @@ class Compiled:
             return feeder.resolved(graph.returned)
 
         async def coroutine() -> object:
+            if waves is not None:
+                await self._in_waves(waves, graph, feeder, run)
             await run.wait_async(feeder.advance)
             return feeder.resolved(graph.returned)
 
         return Execution(state, coroutine if is_async else body, is_async)
+
+    async def _in_waves(self, waves: Waves, graph: Graph, feeder: Feeder, run: Run) -> None:
+        steps = steps_of(graph)
+        try:
+            for step in sorted(set(steps.values())):
+                async with waves.turn():
+                    await run.wait_async(partial(feeder.advance, Gate(steps, step)))
+        finally:
+            waves.leave()
+
+    def _graph(self, temperature: float) -> Graph:
+        """The graph that runs."""
+        greedy = temperature <= GREEDY
+        return self._made.get(greedy) or self._made.setdefault(greedy, self.optimised(greedy=greedy).graph)
 
     def _prepare(self, state: ProgramState) -> None:
         """Compile the constraints before the run's lock is held."""

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import groupby
+from typing import NamedTuple
 
 from ...contracts.errors import ProgramError, UnknownVariable
 from ...contracts.events import ForkJoined
+from ...contracts.port import Backend
 from ..expressions import (
     Argument,
     Concat,
@@ -47,6 +50,17 @@ class NotThere(Exception):
     """A value that a node reads is still being generated."""
 
 
+class Gate(NamedTuple):
+    """Holds gens and selects of later steps back."""
+
+    steps: Mapping[int, int]
+    """the step of each gen and select"""
+    last: int
+
+    def holds(self, number: int) -> bool:
+        return self.steps.get(number, 0) > self.last
+
+
 class Feeder:
     """One run of a graph. `advance` is called under the run's lock, whenever the run has changed."""
 
@@ -62,6 +76,9 @@ class Feeder:
         self._scopes: defaultdict[tuple[int, str], list[Variable]] = defaultdict(list)
         self._queues: dict[int, deque[int]] = {}
         """what is left of each strand; `~number` ends the case of Cond `number`"""
+        self._gate: Gate | None = None
+        is_together = any(node.together is not None for node in graph.nodes)
+        self._at_once = self._run.backend.at_once if is_together and isinstance(self._run.backend, Backend) else nullcontext
         self._begin(0)
 
     def _begin(self, region: int) -> None:
@@ -70,18 +87,23 @@ class Feeder:
 
     # ------------------------------------------------------------ feeding
 
-    def advance(self) -> bool:
+    def advance(self, gate: Gate | None = None) -> bool:
         """Feed what can be fed now. Whether the whole graph has been fed, and what it returns is
-        there. Raises the error of a value that a node reads.
+        there; with a gate, whether all that it lets pass is done. Raises the error of a value that a
+        node reads.
         """
         if self._run.stopped:
             raise self._run.stopped
-        moved = True
-        while moved:
-            moved = False
-            for number in list(self._queues):
-                self._call(number)
-                moved |= number in self._strands and self._feed(number)
+        self._gate = gate
+        with self._at_once():
+            moved = True
+            while moved:
+                moved = False
+                for number in list(self._queues):
+                    self._call(number)
+                    moved |= number in self._strands and self._feed(number)
+        if gate is not None:
+            return self._run.idle
         if self._queues and self._run.idle:
             at = next(iter(self._queues.values()))[0]
             raise ProgramError(f"the graph cannot continue: node %{at} reads a value that no node fills", hint="trace the program again")
@@ -139,6 +161,8 @@ class Feeder:
         """Raises NotThere, having done nothing, if the node has to wait."""
         match node.value:
             case Gen() | Select() as request:
+                if self._gate is not None and self._gate.holds(at):
+                    raise NotThere
                 strand.submit(request)
                 self._variables[at] = strand.variables[strand.n_unnamed - 1 if request.name is None else request.name]
             case Fork() as fork:

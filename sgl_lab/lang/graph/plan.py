@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import pairwise
 
 from ...contracts.events import silent
 from ...contracts.ids import Counter, RequestId
@@ -34,7 +36,7 @@ from ...contracts.spans import Block
 from ..sampling import GenDefaults
 from ..state import start
 from .dataflow import Graph
-from .feeder import Feeder
+from .feeder import Feeder, Gate
 
 FIELDS = ("requests", "prompt_tokens", "cached_tokens", "computed_tokens", "completion_tokens")
 
@@ -84,6 +86,7 @@ class _NoModel:
     real: Backend
     cached: Prefixes
     planned: Planned = field(default_factory=Planned)
+    prompts: list[tuple[int, ...]] = field(default_factory=list)
     _requests: Counter = field(default_factory=Counter)
 
     def submit(self, job: GenJob, listener: GenListener) -> RequestId:
@@ -119,6 +122,7 @@ class _NoModel:
     def _count(self, prompt: Sequence[int], completion: int, extra: int = 0) -> Usage:
         known = min(self.cached.n_known(prompt), max(0, len(prompt) - 1))
         self.cached.add(prompt)
+        self.prompts.append(tuple(prompt))
         planned, computed = self.planned, len(prompt) - known + extra
         planned.requests += 1
         planned.prompt_tokens += len(prompt)
@@ -181,10 +185,28 @@ def plan(
     """
     stand_in = _NoModel(backend, Prefixes(cached))
     for row in rows:
-        state = start(stand_in, silent, None, defaults or GenDefaults(), graph.name)
-        feeder = Feeder(graph, state, row)
-        with state.running():
-            state._run.wait(feeder.advance)
-            state.wait()
-        state.finish()
+        _run(graph, row, stand_in, defaults or GenDefaults(), ())
     return stand_in.planned
+
+
+def requests(
+    graph: Graph, row: Mapping[str, str], backend: Backend, steps: Mapping[int, int], defaults: GenDefaults
+) -> list[list[tuple[int, ...]]]:
+    """The prompts of one run, by the step in which they are asked."""
+    stand_in = _NoModel(backend, Prefixes())
+    ends = _run(graph, row, stand_in, defaults, [Gate(steps, step) for step in sorted(set(steps.values()))])
+    return [stand_in.prompts[first:end] for first, end in pairwise((0, *ends))]
+
+
+def _run(graph: Graph, row: Mapping[str, str], stand_in: _NoModel, defaults: GenDefaults, gates: Sequence[Gate]) -> list[int]:
+    """Run the graph. Returns how many prompts were asked by the end of each gate."""
+    state = start(stand_in, silent, None, defaults, graph.name)
+    feeder, ends = Feeder(graph, state, row), []
+    with state.running():
+        for gate in gates:
+            state._run.wait(partial(feeder.advance, gate))
+            ends.append(len(stand_in.prompts))
+        state._run.wait(feeder.advance)
+        state.wait()
+    state.finish()
+    return ends

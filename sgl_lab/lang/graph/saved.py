@@ -83,6 +83,7 @@ def _node(number: int, node: Node) -> dict[str, Json]:
     written |= {"opened": list(node.opened)} if node.opened else {}
     written |= {"region": node.region} if node.region else {}
     written |= {"after": list(node.after)} if node.after else {}
+    written |= {} if node.together is None else {"together": node.together}
     return written | ({"field": [node.field.set, node.field.item]} if node.field else {})
 
 
@@ -178,6 +179,7 @@ def _read_node(number: int, data: object) -> Node:
             _number(data.get("region", 0)),
             Field(*map(_number, place)) if place else None,
             tuple(map(_number, data.get("after", ()))),
+            _number(data["together"]) if "together" in data else None,
         )
     except KeyError as error:
         raise _damaged(f"node %{number} has no {error.args[0]!r:.40}") from None

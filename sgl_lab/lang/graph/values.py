@@ -111,6 +111,8 @@ class Node:
     field: Field | None = None
     after: tuple[int, ...] = ()
     """nodes that have to be done first, although it reads nothing of them"""
+    together: int | None = None
+    """the group of gens and selects that start together"""
 
 
 @dataclass(frozen=True)
