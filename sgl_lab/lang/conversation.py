@@ -309,7 +309,11 @@ class ChatGeneration(Generation[ChatWorked, ChatOutput]):
         if not output.tool_calls:
             return replace(output, is_complete=False)
         call = output.tool_calls[0]
-        text = json.dumps({"name": call.name, "arguments": json.loads(call.arguments)}, ensure_ascii=False)
+        try:
+            text = json.dumps({"name": call.name, "arguments": json.loads(call.arguments)}, ensure_ascii=False)
+        except (ValueError, RecursionError):  # its tokens ran out
+            text = f'{{"name": {json.dumps(call.name)}, "arguments": {call.arguments}'
+            return replace(output, text=text, tool_calls=(), is_complete=False)
         return replace(output, text=text, is_complete=output.finish_reason != "abort")
 
     def _generated(self, output: ChatOutput, text: str) -> tuple[Piece, tuple[int, ...]]:

@@ -8,7 +8,7 @@ stream executes them, a tracer records them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Any, Literal
@@ -111,8 +111,10 @@ class Gen(Expr):
         """The program's own arguments over the defaults of `run`."""
         return self.params(SamplingParams())
 
-    def params(self, defaults: SamplingParams) -> SamplingParams:
-        """The sampling parameters of this gen in a run with these defaults."""
+    def params(self, defaults: SamplingParams, sampling: Collection[str] = ("stop_regex",)) -> SamplingParams:
+        """The sampling parameters of this gen in a run with these defaults, for a backend that has
+        `sampling`: one without patterns that stop is given a form without the remainder.
+        """
         params = replace(defaults, **dict(self.given))
         if self.form is None:
             return params
@@ -120,6 +122,8 @@ class Gen(Expr):
             raise BadArgument(
                 f"execute= makes one call, but n is {params.n}", hint="leave execute= out, and .run() the call that you choose"
             )
+        if self.form.exact is not None and "stop_regex" not in sampling:
+            return replace(params, constraint=self.form.exact)
         return replace(params, constraint=self.form.constraint, stop_regex=(*params.stop_regex, *self.form.stop_regex))
 
 

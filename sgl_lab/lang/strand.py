@@ -169,7 +169,7 @@ class StrandBase(ABC):
                     card.capabilities.check_choices(card.name, is_default=leaf.method is token_length_normalized)
                     steps.append(Step(leaf, variable))
                 elif isinstance(leaf, Gen):
-                    params, context = leaf.params(self.defaults), copy_context() if leaf.execute else None
+                    params, context = leaf.params(self.defaults, card.capabilities.sampling), copy_context() if leaf.execute else None
                     is_call = leaf.form is not None and bool(leaf.form.tools)
                     card.capabilities.check(params, card.name, is_tool_call=is_call)
                     before, after = (style.before, style.after) if style and is_call and leaf.reasoning is None else ("", "")

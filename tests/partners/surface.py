@@ -14,7 +14,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import sgl_lab.lang.surface as sgl
 from sgl_lab.contracts.capabilities import Capabilities
@@ -258,7 +258,7 @@ def scored(s: ProgramState) -> None:
     expect(s["a"] in ("cat", "dog"), f"{s['a']!r} is no choice")
 
 
-def weather(town: str) -> str:
+def weather(town: Literal["Oslo", "Rome"]) -> str:
     """The weather of a town."""
     return f"{town}: rain"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -25,6 +26,7 @@ from sgl_lab.contracts.errors import (
     PromptTooLong,
     RateLimited,
     RequestFailed,
+    UnfinishedValue,
 )
 from sgl_lab.contracts.params import Constraint, SamplingParams
 from sgl_lab.lang.surface import gen
@@ -197,6 +199,21 @@ def test_a_tool_is_called_and_what_it_says_goes_back() -> None:
     assert [message["role"] for message in second["messages"]] == ["user", "assistant", "tool"]
 
 
+def test_a_call_whose_tokens_ran_out_is_an_unfinished_value() -> None:
+    def look(at: str) -> str:
+        """It."""
+        return at
+
+    call = [{"index": 0, "id": "call_7", "type": "function", "function": {"name": "look", "arguments": '{"at": "the sk'}}]
+    reply = Reply(events=[chunk({"tool_calls": call}), chunk({}, reason="length"), "[DONE]"])
+    with Api(lambda asked: reply, "/v1") as api:
+        s = sgl.start(openai(api))
+        s += sgl.user("Q") + sgl.assistant(gen("call", tools=[look]))
+        with pytest.raises(UnfinishedValue, match="ran out of tokens") as caught:
+            s.value("call")
+        assert caught.value.text == s["call"] == '{"name": "look", "arguments": {"at": "the sk'
+
+
 def test_a_refusal_and_a_thought_are_told_apart_from_the_text() -> None:
     thought = [chunk({"reasoning_content": "hm "}), chunk({"reasoning_content": "yes"})]
     answers = iter(
@@ -353,7 +370,7 @@ def test_a_select_without_decisions_and_constraints_is_by_the_first_token() -> N
 # ---------------------------------------------------------------- servers
 
 
-def serves(kind: str, decides: str = "", **more: Any) -> Any:
+def serves(kind: str, decides: str = "", *, cannot: tuple[str, ...] = (), **more: Any) -> Any:
     """What a server of this kind answers."""
 
     def answer(asked: ApiCall) -> Reply:
@@ -363,9 +380,13 @@ def serves(kind: str, decides: str = "", **more: Any) -> Any:
             if decides and asked.path.endswith(decides):
                 if not asked.body:
                     return Reply({"detail": "no questions"}, 422)
+                if "decide" in cannot:
+                    return Reply({"error": {"message": "The model does not support the structured decision API"}}, 501)
                 found = {"answers": {"next": {"type": "choice", "probabilities": {"a": 0.9, "b": 0.1}}}, "usage": {"input_tokens": 5}}
                 return Reply(found if decides == "systemone" else DECIDED)
             return Reply({"detail": "Not Found"}, 404)
+        if asked.path == "/tokenize":
+            return Reply({"error": {"message": "tiny is not a multimodal model"}}, 400) if "see" in cannot else Reply({"tokens": [1]})
         return answered("ok", stop_reason="END", matched_stop=None)
 
     return answer
@@ -415,6 +436,25 @@ def test_a_server_says_who_it_is_and_gets_what_it_knows() -> None:
             OpenAI("tinny", base_url=api.url)
     with Api(serves("sglang", "decisions"), "/v1") as api:
         assert OpenAI(base_url=api.url.removesuffix("/v1")).describe().capabilities.choices == "decided"
+
+
+@pytest.mark.parametrize("cannot", [(), ("decide",), ("see",)])
+def test_vllm_shows_what_its_model_can_do(cannot: tuple[str, ...]) -> None:
+    def look(at: str) -> str:
+        """It."""
+        return at
+
+    with Api(serves("vllm", "systemone", cannot=cannot), "/v1") as api:
+        backend = OpenAI(base_url=api.url)
+        can = backend.describe().capabilities
+        assert (can.choices, can.images) == ("generated" if "decide" in cannot else "decided", "see" not in cannot)
+        s = sgl.start(backend)
+        s += sgl.user("Q") + sgl.assistant(gen("call", tools=[look])) + sgl.assistant(gen("n", dtype=int))
+        s.sync()
+        call, number = api.bodies("/v1/chat/completions")
+        assert call["tools"][0]["function"]["strict"] is True, "it holds no other call to its schema"
+        assert re.fullmatch(number["structured_outputs"]["regex"], "-12"), "no stop_regex there: nothing may follow the number"
+        assert not re.fullmatch(number["structured_outputs"]["regex"], "12 legs")
 
 
 def test_a_server_with_systemone_decides_through_it() -> None:

@@ -44,6 +44,11 @@ OWN_URL = "https://api.openai.com/v1"
 DECIDE = frozenset({"gpt-6-luna"})
 """models that OpenAI's /v1/decisions takes"""
 _OWNERS = {"vllm": "vllm", "sglang": "sglang", "llamacpp": "llama.cpp", "library": "ollama", "sgl_lab": "sgl_lab"}
+_BLACK = (
+    "data:image/png;base64,"
+    "iVBORw0KGgoAAAANSUhEUgAAAEAAAABACAAAAACPAi4CAAAAG0lEQVR42u3BgQAAAADDoPlT3+AEVQEAAAB8AxBAAAG9PLePAAAAAElFTkSuQmCC"
+)
+"""a picture of 64 x 64"""
 _NAMES_MODELS = {"vllm", "sgl_lab", "ollama"}
 """servers that refuse a model which they do not list"""
 
@@ -171,6 +176,8 @@ class OpenAI(RemoteBackend):
             return listed, kind, decides
 
         listed, kind, decides = self.answer_of(ask)
+        if kind == "vllm" and decides == "systemone" and not self.answer_of(self._vllm_decides):
+            decides = ""
         names = [str(each.get("id")) for each in listed]
         model = names[0] if model == "default" and names else model
         if kind in _NAMES_MODELS and names and not any(name == model or name.startswith(f"{model}:") for name in names):
@@ -178,13 +185,28 @@ class OpenAI(RemoteBackend):
             hint = f"did you mean {close!r}?" if close else f"it serves {', '.join(names[:5])}"
             raise ModelMissing(f"{self.server.place} does not serve {model!r}", hint=hint)
         about = next((each for each in listed if each.get("id") == model), {})
-        return _Found(kind, model, _context(about), decides, _sees(about))
+        sees = self.answer_of(self._vllm_sees) if kind == "vllm" else _sees(about)
+        return _Found(kind, model, _context(about), decides, sees)
 
     def _has(self, path: str, call: Call) -> bool:
         """Whether there is such an endpoint: an empty question is malformed there, and unknown
         elsewhere. No token is spent."""
         response = self.client.post(f"{self.server.base_url}/{path}", json={}, headers=self._headers)
         return response.status_code in (400, 422)
+
+    def _vllm_decides(self, call: Call) -> bool:
+        """It has the endpoint for every model, and answers 501 for those that cannot decide, before
+        it looks which one is asked.
+        """
+        body = decisions.systemone_request(DecisionJob("?", ("a", "b")), "-")
+        return self.client.post(f"{self.server.base_url}/systemone", json=body, headers=self._headers).status_code != 501
+
+    def _vllm_sees(self, call: Call) -> bool:
+        """Its list of models does not say it: a model without images refuses to tokenize one."""
+        image = {"type": "image_url", "image_url": {"url": _BLACK}}
+        body = {"messages": [{"role": "user", "content": [image]}]}
+        root = self.server.base_url.removesuffix("/v1")
+        return self.client.post(f"{root}/tokenize", json=body, headers=self._headers).status_code != 400
 
     # ------------------------------------------------------------ jobs
 

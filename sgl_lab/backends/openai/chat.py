@@ -41,7 +41,7 @@ def request(job: ChatJob, model: str, server: Server) -> Body:
         if job.params.top_logprobs:
             body["top_logprobs"] = job.params.top_logprobs
     if job.tools:
-        body |= {"tools": [tool(spec) for spec in job.tools], "tool_choice": "required"}
+        body |= {"tools": [tool(spec, server) for spec in job.tools], "tool_choice": "required"}
     elif job.params.constraint is not None:
         body |= constraint(job.params.constraint, server, extra)
     body |= {"stream": True, "stream_options": {"include_usage": True}}
@@ -114,8 +114,9 @@ def unwrapped(text: str) -> str:
         return text
 
 
-def tool(spec: ToolSpec) -> Body:
-    return {"type": "function", "function": {"name": spec.name, "description": spec.description, "parameters": json.loads(spec.parameters)}}
+def tool(spec: ToolSpec, server: Server) -> Body:
+    function = {"name": spec.name, "description": spec.description, "parameters": json.loads(spec.parameters)}
+    return {"type": "function", "function": function | ({"strict": True} if server.holds_strict_calls else {})}
 
 
 def messages(prompt: Sequence[ChatMessage]) -> list[Body]:

@@ -35,6 +35,8 @@ class Server:
     """whether a schema's root has to be an object"""
     is_strict: bool = False
     """whether a schema has to be of the kind that OpenAI calls strict"""
+    holds_strict_calls: bool = False
+    """whether it holds a call to its tool's schema only if the tool is called strict"""
     temperature_is_sent: bool = False
     """whether its default is another than 1"""
     counts_streams: bool = True
@@ -70,7 +72,13 @@ _CONTINUED = {"continue_final_message": True, "add_generation_prompt": False}
 
 SERVERS = {
     "vllm": Server(
-        "vllm", _SERVED, names=_EXTRA, constraints={"regex": "structured_outputs"}, to_continue=_CONTINUED, temperature_is_sent=True
+        "vllm",
+        _SERVED,
+        names=_EXTRA,
+        constraints={"regex": "structured_outputs"},
+        to_continue=_CONTINUED,
+        holds_strict_calls=True,
+        temperature_is_sent=True,
     ),
     "sglang": Server(
         "sglang",
