@@ -196,7 +196,9 @@ class StrandBase(ABC):
             self._take(*steps)
 
     def _marked(self, parts: Iterable[Leaf]) -> Iterator[Leaf]:
-        """`parts` with the model's marks of reasoning where the program names none. A traced program has no model yet."""
+        """`parts` with the model's marks of reasoning where the program names none. A traced
+        program has no model yet.
+        """
         role = self.role
         for leaf in parts:
             if isinstance(leaf, Gen | Select) and self.run.traced is None:

@@ -18,8 +18,9 @@ PLACE = Path(__file__).parents[2] / "build" / "partners"
 
 @dataclass(frozen=True)
 class Recipe:
-    """`steps` are the arguments of one `pip install` each, or of `pip uninstall`. `has_ours`: the packages of this project's environment can be imported
-    there too, behind its own (torch and transformers need not be there twice).
+    """`steps` are the arguments of one `pip install` each, or of `pip uninstall`. `has_ours`: the
+    packages of this project's environment can be imported there too, behind its own (torch and
+    transformers need not be there twice).
     """
 
     steps: tuple[str, ...]

@@ -67,8 +67,8 @@ def _default_system(template: ChatTemplate) -> str:
 
 
 def _marks(template: ChatTemplate) -> tuple[str, str] | None:
-    """The text around a call in the turn of an assistant. Another turn follows: in the last one some templates write
-    the place of a reasoning.
+    """The text around a call in the turn of an assistant. Another turn follows: in the last one
+    some templates write the place of a reasoning.
     """
     tools = [declared(spec) for spec in _SPECS]
     asked = template.rendered(_ASKED, False, tools)
