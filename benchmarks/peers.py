@@ -3,8 +3,9 @@
     python benchmarks/peers.py --install all                          once: the peers' environments, under build/peers
     python benchmarks/peers.py [--engines sgl_lab openvino ...] [--loads decode prefill ttft W1 W2 W3 W4] [--reps 3] [--threads 2]
     python benchmarks/peers.py --from build/peers.json                the table and the targets of an earlier run
+    python benchmarks/peers.py --model qwen2.5-coder-0.5b ...         another model, which has to be a GGUF file
 
-All engines use the same weights (of the built-in model), the same token ids and the same number of
+All engines use the same weights (of the built-in model, or --model), the same token ids and the same number of
 threads, greedy, ignoring end-of-sequence. Each engine runs in a process of its own, one after the
 other. An engine that is missing or fails keeps its row, with the reason.
 
@@ -50,17 +51,18 @@ CHECKED = 8
 """sequences per figure (W1: all) that are compared with the twin"""
 
 
-def models_and_tokenizer() -> tuple[Models, Tokenizer]:
-    """The built-in model in every engine's format, and its tokenizer."""
+def models_and_tokenizer(name: str) -> tuple[Models, Tokenizer]:
+    """The model in every engine's format, and its tokenizer."""
     from sgl_lab.engine.compute.models.convert import convert
     from sgl_lab.engine.files import store
     from sgl_lab.engine.files.fetch import unseen
-    from sgl_lab.session import BUILT_IN
 
-    gguf = store.resolve(BUILT_IN)
-    folder = convert(gguf, BUILT_IN, store.cache_dir(), unseen)
+    gguf = store.resolve(name)
+    folder = convert(gguf, name, store.cache_dir(), unseen)
     n_vocab = json.loads((folder / "config.json").read_text())["vocab_size"]
-    return Models(gguf, folder), Tokenizer(folder, n_vocab)
+    tokenizer = Tokenizer(folder, n_vocab)
+    (end,) = tokenizer.encode("<|im_end|>", markup=True)
+    return Models(gguf, folder, name, end), tokenizer
 
 
 def run_engine(
@@ -70,7 +72,7 @@ def run_engine(
     figure.
     """
     row: dict[str, Any] = {"title": contender.title, "ours": contender.ours, "figures": {}}
-    if (obstacle := contender.obstacle()) is not None:
+    if (obstacle := contender.obstacle(models)) is not None:
         return row | {"problem": obstacle}
     limits = {"reps": options.reps, "budget_s": options.budget, "limit_s": options.limit}
     log = roster.PEERS / f"{contender.name}.log"
@@ -137,6 +139,7 @@ def arguments() -> argparse.Namespace:
     names = [contender.name for contender in roster.CONTENDERS]
     parser.add_argument("--engines", nargs="+", default=names, metavar="NAME", help="; ".join(names))
     parser.add_argument("--loads", nargs="+", default=list(MAKERS), choices=list(MAKERS), metavar="LOAD")
+    parser.add_argument("--model", default="smollm2", metavar="NAME", help="one whose turns end with <|im_end|>")
     parser.add_argument("--reps", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--budget", type=float, default=4.0, metavar="SECONDS", help="of one load on one engine, its warm-up not counted")
@@ -155,14 +158,14 @@ def main() -> None:
         contenders = roster.chosen(options.engines)
     except ValueError as error:
         raise SystemExit(str(error)) from None
-    models, tokenizer = models_and_tokenizer()
+    models, tokenizer = models_and_tokenizer(options.model)
     if options.install:
         for recipe in roster.RECIPES if "all" in options.install else options.install:
             tell(f"installing {recipe}")
             roster.install(recipe, models)
         return
     figures = [figure for name in options.loads for figure in MAKERS[name]]
-    settings = {"reps": options.reps, "threads": options.threads, "budget_s": options.budget}
+    settings = {"model": options.model, "reps": options.reps, "threads": options.threads, "budget_s": options.budget}
     results: dict[str, Any] = {"machine": machine(), "options": settings, "engines": {}}
     for contender in contenders:
         results["engines"][contender.name] = run_engine(contender, models, tokenizer, figures, options)

@@ -11,13 +11,12 @@ import numpy as np
 
 from .loads import Form, Ids, common_prefix
 
-END = 2
-
 
 class Engine:
     has_cache = False
 
-    def __init__(self, threads: int, gguf: str, libraries: str) -> None:
+    def __init__(self, threads: int, gguf: str, libraries: str, end: str) -> None:
+        self._end = int(end)
         os.environ["LLAMA_CPP_LIB_PATH"] = libraries
         import llama_cpp
 
@@ -39,7 +38,7 @@ class Engine:
         texts = []
         for ids in prompts:
             tokens = self._llama.generate(ids, temp=0.0, repeat_penalty=1.0, reset=True, grammar=grammar)
-            texts.append(list(takewhile(lambda token: token != END, islice(tokens, n_most))))
+            texts.append(list(takewhile(lambda token: token != self._end, islice(tokens, n_most))))
         return texts
 
     def reset(self) -> None:

@@ -10,13 +10,12 @@ import openvino_genai as genai
 
 from .loads import Form, Ids, first_alone, likeliest
 
-END = 2
-
 
 class Engine:
     has_cache = True
 
-    def __init__(self, threads: int, folder: str, precision: str) -> None:
+    def __init__(self, threads: int, folder: str, precision: str, end: str) -> None:
+        self._end = int(end)
         self.version = genai.__version__.partition("-")[0]
         plan = genai.SchedulerConfig()
         plan.cache_size = 2
@@ -36,10 +35,10 @@ class Engine:
     def matching(self, prompts: list[Ids], form: Form, n_most: int) -> list[Ids]:
         config = genai.GenerationConfig()
         config.max_new_tokens = n_most
-        config.eos_token_id = END
-        config.stop_token_ids = {END}
+        config.eos_token_id = self._end
+        config.stop_token_ids = {self._end}
         config.structured_output_config = genai.StructuredOutputConfig(regex=form.regex)
-        return [[token for token in ids if token != END] for ids in self._generate(prompts, config)]
+        return [[token for token in ids if token != self._end] for ids in self._generate(prompts, config)]
 
     def reset(self) -> None: ...
 

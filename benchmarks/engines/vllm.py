@@ -7,8 +7,6 @@ from typing import Any
 
 from .loads import Form, Ids, first_alone
 
-END = 2
-
 os.environ |= {
     "VLLM_CPU_KVCACHE_SPACE": "2",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -20,7 +18,8 @@ os.environ |= {
 class Engine:
     has_cache = True
 
-    def __init__(self, threads: int, folder: str, dtype: str) -> None:
+    def __init__(self, threads: int, folder: str, dtype: str, end: str) -> None:
+        self._end = int(end)
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = f"0-{threads - 1}" if threads > 1 else "0"
         import vllm
 
@@ -40,7 +39,7 @@ class Engine:
         from vllm.sampling_params import StructuredOutputsParams
 
         texts = self._run(prompts, n_most, structured_outputs=StructuredOutputsParams(regex=form.regex))
-        return [[token for token in ids if token != END] for ids in texts]
+        return [[token for token in ids if token != self._end] for ids in texts]
 
     def reset(self) -> None:
         self._llm.reset_prefix_cache()

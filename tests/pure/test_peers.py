@@ -145,7 +145,7 @@ def test_limits_of_latency_and_memory() -> None:
 
 def test_a_missing_peer_keeps_its_row_and_says_how_to_get_it() -> None:
     contender = Contender("x", "X", "x", recipe="never-made")
-    obstacle = contender.obstacle()
+    obstacle = contender.obstacle(Models(Path("no.gguf"), Path("no")))
     assert obstacle == "not installed: `python benchmarks/peers.py --install never-made`"
     text = report.text(results(x={"title": "X", "ours": False, "figures": {}, "problem": obstacle}))
     assert line(text, "X")[1] == obstacle
