@@ -361,8 +361,7 @@ class Lab(RecordedLab):
 
         adapting = self._resident.engine.adapting
         if adapting is None:
-            hint = "load the model with dtype float32" if self.card.device == "cpu" else "load the model with device cpu and dtype float32"
-            raise BackendUnsupported(f"{self.card.name} in {self.card.dtype} on {self.card.device} takes no adapters", hint=hint)
+            raise BackendUnsupported(f"{self.card.name} on {self.card.device} takes no adapters", hint="load the model with device cpu")
         path = Path(folder).expanduser()
         name = path.resolve().name if name is None else name
         _check_text(model=name)

@@ -34,6 +34,10 @@ class Linear:
     def n_bytes(self) -> int:
         return self.weight.nbytes + (0 if self.bias is None else self.bias.nbytes)
 
+    def inputs(self, x: Tensor) -> Tensor:
+        """`x` as it is multiplied."""
+        return x
+
     def __call__(self, x: Tensor) -> Tensor:
         if self._packed:
             y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Generic, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -20,10 +20,12 @@ from torch import Tensor
 from ....contracts.errors import ModelError, ModelMissing
 from ...files.small import read_json
 from ...files.weights import Checkpoint, fingerprint
+from ..kernels.linear import Linear
 from .spec import ModelSpec, Part
 
 Group = Literal["qkv", "out", "up", "down"]
 """linears of a layer that are computed as one"""
+GROUPS: tuple[Group, ...] = get_args(Group)
 _GROUPS: dict[Group, tuple[Part, ...]] = {"qkv": ("q", "k", "v"), "out": ("o",), "up": ("gate", "up"), "down": ("down",)}
 _PREFIX = "base_model.model."
 _PLAIN: Mapping[str, tuple[object, ...]] = {
@@ -123,17 +125,39 @@ def _modules(spec: ModelSpec, index: int) -> Iterator[tuple[Group, str, int, int
             yield group, name, begin, end, n_in
 
 
+def n_outputs(spec: ModelSpec, index: int, group: Group) -> int:
+    """Of the layer's linears that are computed as one."""
+    tensors = spec.layers[index].tensors(spec.hidden)
+    return sum(tensor.shape[0] for tensor in tensors if tensor.part in _GROUPS[group] and tensor.expert is None)
+
+
 class Adapted:
     """The adapters of a batch: which rows of its tensors have which."""
 
     def __init__(self, rows: Sequence[tuple[Tensor, Adapter]]) -> None:
         self._rows = rows
 
-    def add(self, layer: int, group: Group, x: Tensor, y: Tensor) -> Tensor:
-        """`y`, the linear's output for `x`, with the low-rank products of the rows that have an
-        adapter. `y` may be changed.
-        """
+    def through(self, layer: int, group: Group, linear: Linear, x: Tensor) -> Tensor:
+        """The linear's output for `x`, with the low-rank products of the rows that have an adapter."""
+        y, x = linear(x), linear.inputs(x)
         for rows, adapter in self._rows:
             for low in adapter.layers[layer].get(group, ()):
                 y[rows, low.begin : low.end] += ((x[rows] @ low.down.T) @ low.up.T).to(y.dtype)
         return y
+
+
+A = TypeVar("A")
+
+
+class Loaded(Generic[A]):
+    """The adapters of a runner, as it computes them. A later one of the same name takes the place of the former for new requests."""
+
+    def __init__(self) -> None:
+        self.names: Mapping[str, str] = {}
+        """name -> key"""
+        self.by_key: Mapping[str, A] = {}
+
+    def add(self, adapter: Adapter, computed: A) -> None:
+        """From any thread."""
+        self.by_key = {**self.by_key, adapter.key: computed}
+        self.names = {**self.names, adapter.name: adapter.key}

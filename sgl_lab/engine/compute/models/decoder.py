@@ -202,20 +202,20 @@ class Decoder:
             y = normed(y, norm)
             return x + (y if self.spec.residual_scale == 1 else y * self.spec.residual_scale)
 
-        def low_rank(index: int, group: Group, x: Tensor, y: Tensor) -> Tensor:
-            return y if adapted is None else adapted.add(index, group, x, y)
+        def through(index: int, group: Group, linear: Linear, x: Tensor) -> Tensor:
+            return linear(x) if adapted is None else adapted.through(index, group, linear, x)
 
         for index, (layer, kind) in enumerate(zip(self.layers, self.spec.layers, strict=True)):
             before = normed(x, "attention_norm")
-            heads = low_rank(index, "qkv", before, layer.qkv(before))
+            heads = through(index, "qkv", layer.qkv, before)
             rotation = None if layer.rotary is None else rotations[layer.rotary]
             mixed = attend(index, *self._split(heads, kind.attention, layer.qk_norms, rotation))
             mixed = mixed.reshape(len(ids), -1)
-            x = added(low_rank(index, "out", mixed, layer.out(mixed)), "attention_out_norm")
+            x = added(through(index, "out", layer.out, mixed), "attention_out_norm")
             before, feed_forward = normed(x, "mlp_norm"), layer.feed_forward
             if isinstance(feed_forward, Dense):
-                inside = feed_forward.active(low_rank(index, "up", before, feed_forward.up(before)))
-                y = low_rank(index, "down", inside, feed_forward.down(inside))
+                inside = feed_forward.active(through(index, "up", feed_forward.up, before))
+                y = through(index, "down", feed_forward.down, inside)
             else:
                 y = feed_forward(before, routed)
             x = added(y, "mlp_out_norm")

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import ctypes
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate, chain
+from pathlib import Path
 from weakref import ref
 
 import numpy as np
@@ -19,10 +20,11 @@ from ....contracts.errors import InvariantBroken
 from ....contracts.spans import Block
 from ...plan import Plan, Row, RowOutput
 from ..kernels.native import build
+from ..models.adapters import Loaded, read_adapter
 from ..models.executors import NATIVE, check_block
 from ..models.packed import PackedDecoder
 from .kv import KvStore
-from .native_model import Described
+from .native_model import Described, DescribedAdapter
 from .routing import routing_of, with_experts
 from .runner import row_outputs
 from .sampling_requests import SamplingRequests
@@ -78,6 +80,7 @@ class NativeRunner:
         self._library = library
         self._model = model
         self.seconds = {"sampler": 0.0}
+        self._adapters = Loaded[DescribedAdapter]()
         self._n_threads = threads or torch.get_num_threads()
         made = ctypes.c_void_p()
         self._described = Described(model, self.kv)
@@ -100,7 +103,9 @@ class NativeRunner:
         offsets = array("i", (0, *ends))
         starts = array("i", [row.start for row in rows])
         pages = array("Q", [row.pages.buffer_info()[0] for row in rows])
-        described = build.Rows(len(rows), len(tokens), *(part.buffer_info()[0] for part in (tokens, offsets, starts, pages)))
+        adapters = self._adapters_of(rows)
+        parts = (tokens, offsets, starts, pages, adapters)
+        described = build.Rows(len(rows), len(tokens), *(part.buffer_info()[0] if part else None for part in parts))
         requests = self._sampling_requests(rows, ends)
 
         def outputs() -> tuple[RowOutput, ...]:
@@ -108,7 +113,7 @@ class NativeRunner:
             found = row_outputs(rows, requests.draws(), requests.scores())
             return found if self.routing is None else with_experts(rows, found, self._chosen(len(tokens)), offsets[:-1])
 
-        underway = _Underway(self._finish, outputs, (tokens, offsets, starts, pages, requests))
+        underway = _Underway(self._finish, outputs, (*parts, requests))
         self._underway = ref(underway)
         try:
             self._library.sgl_start(self._step, described, requests.native)
@@ -120,6 +125,22 @@ class NativeRunner:
             underway.finish()  # an error that is kept keeps this frame
             raise
         return underway
+
+    def _adapters_of(self, rows: Sequence[Row]) -> array[int]:
+        """The address of each row's adapter, 0 without one; empty if no row has one."""
+        if all(row.adapter is None for row in rows):
+            return array("Q")
+        of = self._adapters.by_key
+        return array("Q", [0 if row.adapter is None else ctypes.addressof(of[row.adapter].products) for row in rows])
+
+    @property
+    def adapters(self) -> Mapping[str, str]:
+        return self._adapters.names
+
+    def add_adapter(self, folder: Path, name: str) -> None:
+        """Read an adapter; a later one of the same name takes its place for new requests. ModelError."""
+        adapter = read_adapter(folder, name, self._model.spec)
+        self._adapters.add(adapter, DescribedAdapter(adapter, self._model.spec))
 
     def _chosen(self, n_tokens: int) -> np.typing.NDArray[np.int32]:
         """The experts of the last step's tokens, [tokens, layers that have some, top_k]."""

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from ..kernels.native import build
-from ..kernels.native.pack import Kind
+from ..kernels.native.pack import GROUP, Kind, in_turn
+from ..models.adapters import GROUPS, Adapter, Group, LowRank, n_outputs
 from ..models.packed import PackedDecoder, feed_forwards
 from ..models.rotation import inverse_frequencies
-from ..models.spec import Activation, Layer, Norm, Part
+from ..models.spec import Activation, Layer, ModelSpec, Norm, Part
 from .kv import KvStore
 
 _ACTIVATIONS: tuple[Activation, ...] = ("silu", "gelu", "gelu_tanh", "relu", "relu2")
@@ -107,3 +108,31 @@ class Described:
         experts = build.Experts(kind.count, kind.top_k, kind.shared > 0, kind.is_normalised, self._address(router), up, down)
         self._kept += [up, down, experts]
         return experts
+
+
+class DescribedAdapter:
+    """`products` of each layer's linears, in the order of `GROUPS`. Their addresses are valid while this object lives."""
+
+    def __init__(self, adapter: Adapter, spec: ModelSpec) -> None:
+        self._kept: list[Tensor] = []
+        found = [
+            self._product(spec, index, group, layer.get(group, ())) for index, layer in enumerate(adapter.layers) for group in GROUPS
+        ]
+        self.products = (build.LowRank * len(found))(*found)
+
+    def _product(self, spec: ModelSpec, index: int, group: Group, lows: Sequence[LowRank]) -> build.LowRank:
+        if not lows:
+            return build.LowRank()
+        rank, n_out = len(lows[0].down), n_outputs(spec, index, group)
+        up, begins = torch.zeros(n_out, rank), torch.full((n_out,), -1, dtype=torch.int32)
+        for number, low in enumerate(lows):
+            up[low.begin : low.end], begins[low.begin : low.end] = low.up, number * rank
+        if group == "up" and spec.layers[index].feed_forward.is_gated:
+            up, begins = in_turn(up), in_turn(begins)
+        kept = [
+            torch.cat([low.down for low in lows]),
+            up.view(-1, GROUP, rank).transpose(1, 2).contiguous(),
+            begins[::GROUP].contiguous(),
+        ]
+        self._kept += kept
+        return build.LowRank(*(tensor.data_ptr() for tensor in kept), len(lows) * rank, rank)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ....contracts.errors import ModelError, RequestFailed
 from ....contracts.spans import Block
 from ...plan import Draw, Plan, Row, RowOutput, Sampling, Score, Target, output_of
-from ..models.adapters import Adapted, Adapter, read_adapter
+from ..models.adapters import Adapted, Adapter, Loaded, read_adapter
 from ..models.decoder import Decoder
 from ..models.executors import FOREIGN, TORCH, check_block
 from ..models.foreign import ForeignDecoder
@@ -56,8 +56,7 @@ class TorchRunner:
         self.kv = KvStore(model.spec, n_pages, page_size, device=model.device, dtype=kv_dtype or model.dtype)
         self.seconds = {"sampler": 0.0}  # on a GPU with the wait for the forward pass
         self.routing = routing_of(model.spec) if notes_experts else None
-        self._loaded: dict[str, Adapter] = {}
-        self._keys: dict[str, str] = {}
+        self._adapters = Loaded[Adapter]()
         self._model = model
         self._exact = ExactRows(model, self.kv, self._draws)
 
@@ -82,7 +81,7 @@ class TorchRunner:
 
     def _run_exact(self, rows: tuple[Row, ...], before_draws: Callable[[], None]) -> tuple[RowOutput, ...]:
         chosen = self._noted()
-        outputs = row_outputs(rows, *self._exact.run(rows, before_draws, chosen, self._loaded))
+        outputs = row_outputs(rows, *self._exact.run(rows, before_draws, chosen, self._adapters.by_key))
         begins = accumulate((len(row.tokens) for row in rows[:-1]), initial=0)
         return with_experts(rows, outputs, torch.cat(chosen).numpy(force=True), begins) if chosen else outputs
 
@@ -92,19 +91,19 @@ class TorchRunner:
         for row, begin in zip(rows, begins, strict=True):
             if row.adapter is not None:
                 of.setdefault(row.adapter, []).extend(range(begin, begin + len(row.tokens)))
-        return Adapted([(torch.tensor(tokens, device=self._model.device), self._loaded[key]) for key, tokens in of.items()]) if of else None
+        device, adapters = self._model.device, self._adapters.by_key
+        return Adapted([(torch.tensor(tokens, device=device), adapters[key]) for key, tokens in of.items()]) if of else None
 
     @property
     def adapters(self) -> Mapping[str, str]:
-        return self._keys
+        return self._adapters.names
 
     def add_adapter(self, folder: Path, name: str) -> None:
         """Read an adapter; a later one of the same name takes its place for new requests. ModelError."""
         if isinstance(self._model, ForeignDecoder):
             raise ModelError("transformers computes this model, and adapters are for the families that are computed here")
         adapter = read_adapter(folder, name, self._model.spec, self._model.dtype)
-        self._loaded |= {adapter.key: adapter}
-        self._keys |= {name: adapter.key}
+        self._adapters.add(adapter, adapter)
 
     def _noted(self) -> list[Tensor] | None:
         return None if self.routing is None else []

@@ -234,6 +234,15 @@ class Rows(ctypes.Structure):
         ("offsets", ctypes.c_void_p),
         ("starts", ctypes.c_void_p),
         ("pages", ctypes.c_void_p),
+        ("adapters", ctypes.c_void_p),
+    ]
+
+
+class LowRank(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("down", "up", "begins")),
+        ("n_ranks", ctypes.c_int32),
+        ("rank", ctypes.c_int32),
     ]
 
 
@@ -277,7 +286,7 @@ class Choice(ctypes.Structure):
 
 
 STRUCTURES: tuple[type[ctypes.Structure], ...] = (
-    Weight, Pages, Shape, Experts, Layer, Rotation, Model, Rows, SamplingRequests, Tokens, Bias, SamplingRequest, Choice,
+    Weight, Pages, Shape, Experts, Layer, Rotation, Model, Rows, LowRank, SamplingRequests, Tokens, Bias, SamplingRequest, Choice,
 )  # fmt: skip
 
 

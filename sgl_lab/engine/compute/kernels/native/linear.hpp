@@ -79,6 +79,19 @@ class Activations {
   const Quantised* quantised(int row, int group) const { return &quantised_[place(row, group)]; }
   const bf16* wide(int row, int group) const { return &wide_[place(row, group) * kGroup]; }
 
+  // A row as the linears mean it, [n_in].
+  void floats(int row, float* out) const {
+    for (int group = 0; group < n_in_ / kGroup; ++group, out += kGroup) {
+      if (is_bf16_) {
+        const bf16* values = wide(row, group);
+        for (int k = 0; k < kGroup; ++k) out[k] = to_float(values[k]);
+      } else {
+        const Quantised& values = *quantised(row, group);
+        for (int k = 0; k < kGroup; ++k) out[k] = values.scale * static_cast<float>(values.quants[k]);
+      }
+    }
+  }
+
   // Write inputs [at, at + 32) of a row.
   void put(int row, int at, Floats low, Floats high) {
     const size_t group = place(row, at / kGroup);
@@ -123,11 +136,42 @@ inline Floats plus_bias(const Weight& w, int column, Floats sum) {
   return w.bias ? add(sum, load(first_lanes(w.n_out - column), w.bias + column)) : sum;
 }
 
+// A low-rank product beside a linear (`adapters.hpp`). Each block of 32 outputs belongs to some `rank` of the ranks, or to none.
+struct LowRank {
+  const float* down;      // [n_ranks][n_in]
+  const float* up;        // [n_out / 32][rank][32]
+  const int32_t* begins;  // of each block of outputs the first of its ranks; -1: none
+  int32_t n_ranks, rank;  // n_ranks is 0 if there is nothing beside this linear
+};
+
+// What adapters add to the results of linear `number`.
+struct Added {
+  const LowRank* const* of = nullptr;  // of each row its adapter, or null; null if no row has one
+  const float* inner = nullptr;        // x @ down.T, [rows][stride]
+  size_t stride = 0;
+  int number = 0;
+
+  Floats to(const Weight& w, int row, int column, Floats sum) const { return of ? product(w, row, column, sum) : sum; }
+
+  // Kept out of the loops of a linear, whose registers are few.
+  [[gnu::noinline]] Floats product(const Weight& w, int row, int column, Floats sum) const {
+    if (!of[row] || column >= w.n_out) return sum;
+    const LowRank& low = of[row][number];
+    const int begin = low.n_ranks ? low.begins[column / kGroup] : -1;
+    if (begin < 0) return sum;
+    const float* x = inner + row * stride + begin;
+    const float* up = low.up + static_cast<size_t>(column / kGroup) * low.rank * kGroup + column % kGroup;
+    for (int r = 0; r < low.rank; ++r, up += kGroup) sum = fmadd(splat(x[r]), load(up), sum);
+    return sum;
+  }
+};
+
 // Where a linear's results go: y [n_rows][stride], overwritten or added to.
 struct Target {
   float* y;
   size_t stride;
   Store how;
+  Added added{};
 
   // Some time before `put`: a result's place is rarely in the cache.
   void fetch(int row, int column) const { __builtin_prefetch(y + row * stride + column, 1); }
@@ -135,7 +179,7 @@ struct Target {
   void put(const Weight& w, int row, int column, Floats sum) const {
     float* place = y + row * stride + column;
     const Lanes lanes = first_lanes(w.n_out - column);
-    sum = plus_bias(w, column, sum);
+    sum = added.to(w, row, column, plus_bias(w, column, sum));
     if (how == Store::add) sum = add(sum, load(lanes, place));
     store(place, lanes, sum);
   }

@@ -83,12 +83,13 @@ struct Gated {
   float* kept;  // [rows of a panel][32]: gates until their ups are there, then the first half of the products
   int n_panel;
   Activation activation;
+  Added added;
 
   void fetch(int, int) const {}
 
   void put(const Weight& w, int row, int column, Floats sum) const {
     float* place = kept + row % n_panel * kGroup + column % kGroup;
-    sum = plus_bias(w, column, sum);
+    sum = added.to(w, row, column, plus_bias(w, column, sum));
     if (column % (2 * kGroup) < kGroup) return store(place, sum);
     const Floats product = mul(activated(activation, place), sum);
     if (column % kGroup == 0) return store(place, product);
@@ -102,13 +103,14 @@ struct Ungated {
   float* kept;
   int n_panel;
   Activation activation;
+  Added added;
 
   void fetch(int, int) const {}
 
   void put(const Weight& w, int row, int column, Floats sum) const {
     if (column >= w.n_out) return;
     float* place = kept + row % n_panel * kGroup + column % kGroup;
-    store(place, plus_bias(w, column, sum));
+    store(place, added.to(w, row, column, plus_bias(w, column, sum)));
     const Floats active = activated(activation, place);
     if (column % kGroup == 0) return store(place, active);
     out.put(row, column - kLanes, load(place - kLanes), active);
@@ -121,14 +123,15 @@ struct Up {
   Activation activation;
   bool is_gated;
   Pieces pieces;
+  Added added;
 
-  Up(const Weight& w, Activation activation, bool is_gated, int n_rows)
-      : w(w), activation(activation), is_gated(is_gated), pieces(w, n_rows, is_gated ? 2 * kGroup / block_columns(w.kind) : 1) {}
+  Up(const Weight& w, Activation activation, bool is_gated, int n_rows, Added added = {})
+      : w(w), activation(activation), is_gated(is_gated), pieces(w, n_rows, is_gated ? 2 * kGroup / block_columns(w.kind) : 1), added(added) {}
 
   void run(int i, const Activations& x, Activations& out) const {
     alignas(64) float kept[kPanelTiles * kTile * kGroup];
-    if (is_gated) pieces.run(i, w, x, Gated{out, kept, pieces.n_panel, activation});
-    else pieces.run(i, w, x, Ungated{out, kept, pieces.n_panel, activation});
+    if (is_gated) pieces.run(i, w, x, Gated{out, kept, pieces.n_panel, activation, added});
+    else pieces.run(i, w, x, Ungated{out, kept, pieces.n_panel, activation, added});
   }
 };
 

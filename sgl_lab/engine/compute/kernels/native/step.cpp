@@ -15,6 +15,7 @@
 #include <system_error>
 #include <vector>
 
+#include "adapters.hpp"
 #include "attention.hpp"
 #include "linear.hpp"
 #include "mixture.hpp"
@@ -64,6 +65,7 @@ struct Rows {
   const int32_t* offsets;
   const int32_t* starts;
   const int32_t* const* pages;  // of each row: its page ids from position 0 to its last token
+  const LowRank* const* adapters;  // of each row [layers][kLinears], or null; null if no row has one
 };
 
 inline std::vector<Tile> tiles_of(const Rows& rows) {
@@ -84,7 +86,7 @@ class Step {
  public:
   Step(const Model& model, int n_threads)
       : m_(model), layers_(model.layers, model.layers + model.n_layers), rotations_(model.rotations, model.rotations + model.n_rotations),
-        shape_(layers_.at(0).shape), team_(n_threads), scratch_(team_.size()), scores_(team_.size()), samplers_(team_.size()),
+        shape_(layers_.at(0).shape), team_(n_threads), scratch_(team_.size()), floats_(team_.size()), samplers_(team_.size()),
         routings_(layers_.size()), cosines_(rotations_.size()), sines_(rotations_.size()) {
     for (const Layer& layer : layers_) {
       const auto same = [&](const Shape& other) { return other.window == layer.shape.window; };
@@ -111,8 +113,8 @@ class Step {
       Team::Job job = [this, rows, some = some_requests()](Member& me) {
         begin(me, rows);
         for (size_t index = 0; index < layers_.size(); ++index) {
-          attention(me, layers_[index], plans_[plan_of_[index]]);
-          feed_forward(me, layers_[index], routings_[index]);
+          attention(me, index);
+          feed_forward(me, index);
         }
         choose(me, some);
       };
@@ -188,6 +190,10 @@ class Step {
     if (has_experts_) grow(routed_, size_t(n_) * m_.hidden);
     for (size_t i = 0; i < layers_.size(); ++i)
       if (layers_[i].experts) routings_[i].resize(*layers_[i].experts, n_);
+    adapters_.begin(n_);
+    for (int i = 0; i < rows.n_rows && rows.adapters; ++i)
+      if (rows.adapters[i]) adapters_.give(rows.offsets[i], rows.offsets[i + 1], rows.adapters[i], kLinears * m_.n_layers);
+    adapters_.make_room();
     normed_.resize(n_, m_.hidden, m_.is_bf16);
     attended_.resize(n_, q_width(), m_.is_bf16);
     active_.resize(n_, m_.ffn, m_.is_bf16);
@@ -212,19 +218,26 @@ class Step {
     me.share(n_, 4, [&](int i) { rms_norm(&x_[size_t(i) * m_.hidden], weight, m_.hidden, m_.epsilon, normed_, i); });
   }
 
-  void attention(Member& me, const Layer& layer, const AttentionPlan& plan) {
+  // Of the tokens that have an adapter, with inputs x.
+  Added beside(Member& me, size_t index, Beside which, const Activations& x) {
+    return adapters_.beside(me, static_cast<int>(index) * kLinears + which, x, floats_[me.number]);
+  }
+
+  void attention(Member& me, size_t index) {
+    const Layer& layer = layers_[index];
     norm(me, layer.attention_norm);
-    linear(me, layer.qkv, normed_, n_, Target{qkv_.data(), size_t(qkv_width()), Store::overwrite});
+    const Added added = beside(me, index, kQkv, normed_);
+    linear(me, layer.qkv, normed_, n_, Target{qkv_.data(), size_t(qkv_width()), Store::overwrite, added});
     me.share(n_, 4, [&](int i) { rotate_and_keep(layer, i); });
-    attend(me, Attention(plan, layer.shape, layer.pages, queries_.data(), attended_, partials_.data(), scratch_[me.number]));
-    add_up(me, layer.out, attended_, layer.attention_out_norm);
+    attend(me, Attention(plans_[plan_of_[index]], layer.shape, layer.pages, queries_.data(), attended_, partials_.data(), scratch_[me.number]));
+    add_up(me, layer.out, attended_, layer.attention_out_norm, beside(me, index, kOut, attended_));
   }
 
   // x @ w.T is added to the residual, normed and scaled before if the model does so.
-  void add_up(Member& me, const Weight& w, const Activations& x, const float* out_norm) {
+  void add_up(Member& me, const Weight& w, const Activations& x, const float* out_norm, const Added& added) {
     const size_t hidden = m_.hidden;
-    if (!out_norm && m_.residual_scale == 1) return linear(me, w, x, n_, Target{x_.data(), hidden, Store::add});
-    linear(me, w, x, n_, Target{mixed_.data(), hidden, Store::overwrite});
+    if (!out_norm && m_.residual_scale == 1) return linear(me, w, x, n_, Target{x_.data(), hidden, Store::add, added});
+    linear(me, w, x, n_, Target{mixed_.data(), hidden, Store::overwrite, added});
     me.share(n_, 4, [&](int i) {
       rms_norm(&mixed_[i * hidden], out_norm, m_.hidden, m_.epsilon, [&](int k, Floats low, Floats high) {
         add_to_residual(i, k, low);
@@ -259,12 +272,13 @@ class Step {
     }
   }
 
-  void feed_forward(Member& me, const Layer& layer, Routing& routing) {
-    if (layer.experts) return mixture(me, layer, routing);
+  void feed_forward(Member& me, size_t index) {
+    const Layer& layer = layers_[index];
+    if (layer.experts) return mixture(me, layer, routings_[index]);
     norm(me, layer.mlp_norm);
-    const Up up(layer.up, layer.activation, layer.is_gated, n_);
+    const Up up(layer.up, layer.activation, layer.is_gated, n_, beside(me, index, kUp, normed_));
     me.share(up.pieces.n(), 1, [&](int i) { up.run(i, normed_, active_); });
-    add_up(me, layer.down, active_, layer.mlp_out_norm);
+    add_up(me, layer.down, active_, layer.mlp_out_norm, beside(me, index, kDown, active_));
   }
 
   void mixture(Member& me, const Layer& layer, Routing& routing) {
@@ -277,7 +291,7 @@ class Step {
       });
       return row;
     };
-    mixture_.run(me, *layer.experts, routing, normed_, n_, m_.hidden, layer.activation, layer.is_gated, m_.is_bf16, scores_[me.number], normed_row,
+    mixture_.run(me, *layer.experts, routing, normed_, n_, m_.hidden, layer.activation, layer.is_gated, m_.is_bf16, floats_[me.number], normed_row,
                  [&](int i, int k, Floats sum) { add_to_residual(i, k, sum); });
   }
 
@@ -318,7 +332,7 @@ class Step {
   const Shape shape_;  // the heads of all layers
   Team team_;
   std::vector<Scratch> scratch_;            // of each thread
-  std::vector<std::vector<float>> scores_;  // the same
+  std::vector<std::vector<float>> floats_;  // the same: scores of experts, or a row of inputs
   std::vector<Sampler> samplers_;           // the same
   std::vector<Shape> windows_;  // of each window that layers have, one such layer
   std::vector<int> plan_of_;    // of each layer, its window
@@ -327,6 +341,7 @@ class Step {
   std::vector<AttentionPlan> plans_;  // of each window
   std::vector<Routing> routings_;     // of each layer
   Mixture mixture_;
+  Adapters adapters_;
   std::vector<int> positions_;
   std::vector<size_t> slots_;
   std::vector<float> x_, qkv_, partials_, mixed_, routed_;
@@ -394,6 +409,8 @@ constexpr int32_t kLayout[] = {
     AT(Model, embedding_scale), AT(Model, residual_scale), AT(Model, logit_scale), AT(Model, logit_softcap), AT(Model, padding), AT(Model, rotations),
     AT(Model, norm), AT(Model, embedding), AT(Model, head), AT(Model, layers),
     SIZE(Rows), AT(Rows, n_rows), AT(Rows, n_tokens), AT(Rows, tokens), AT(Rows, offsets), AT(Rows, starts), AT(Rows, pages),
+    AT(Rows, adapters),
+    SIZE(LowRank), AT(LowRank, down), AT(LowRank, up), AT(LowRank, begins), AT(LowRank, n_ranks), AT(LowRank, rank),
     SIZE(SamplingRequests), AT(SamplingRequests, n), AT(SamplingRequests, requests), AT(SamplingRequests, choices),
     SIZE(Tokens), AT(Tokens, ids), AT(Tokens, n), AT(Tokens, padding),
     SIZE(Bias), AT(Bias, token), AT(Bias, add),

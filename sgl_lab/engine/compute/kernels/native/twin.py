@@ -29,8 +29,11 @@ class RoundedLinear(Linear):
 
     __slots__ = ()
 
+    def inputs(self, x: Tensor) -> Tensor:
+        return round_to_8_bits(x)
+
     def __call__(self, x: Tensor) -> Tensor:
-        return super().__call__(round_to_8_bits(x))
+        return super().__call__(self.inputs(x))
 
 
 class Bf16Linear(Linear):
@@ -38,5 +41,8 @@ class Bf16Linear(Linear):
 
     __slots__ = ()
 
+    def inputs(self, x: Tensor) -> Tensor:
+        return x.to(torch.bfloat16).float()
+
     def __call__(self, x: Tensor) -> Tensor:
-        return super().__call__(x.to(torch.bfloat16).float())
+        return super().__call__(self.inputs(x))
