@@ -150,7 +150,7 @@ A = TypeVar("A")
 
 
 class Loaded(Generic[A]):
-    """The adapters of a runner, as it computes them. A later one of the same name takes the place of the former for new requests."""
+    """The adapters of a runner, as it computes them. New requests get the last one of a name."""
 
     def __init__(self) -> None:
         self.names: Mapping[str, str] = {}

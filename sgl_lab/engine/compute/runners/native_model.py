@@ -111,7 +111,9 @@ class Described:
 
 
 class DescribedAdapter:
-    """`products` of each layer's linears, in the order of `GROUPS`. Their addresses are valid while this object lives."""
+    """`products` of each layer's linears, in the order of `GROUPS`. Their addresses are valid while
+    this object lives.
+    """
 
     def __init__(self, adapter: Adapter, spec: ModelSpec) -> None:
         self._kept: list[Tensor] = []
