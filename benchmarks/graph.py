@@ -5,7 +5,7 @@
 Prints, for each program and way to run it: tokens through the model, seconds, the share of prompt
 tokens found cached, and whether the texts are those of the interpreter. Every way starts with an
 empty cache, on the deterministic backend. `fields` may change texts: it orders what the program
-marks as unordered. Then: microseconds a node, and seconds to lay out and draw 1,000 nodes.
+marks as unordered. First: tokens that agents in turns compute, with and without foresight; microseconds a node, and seconds to lay out and draw 1,000 nodes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import sgl_lab as sgl
 from sgl_lab.viz.draw import dataflow
 
-SAFE = ("fields", "common", "warm", "prefetch", "together")
+SAFE = ("fields", "common", "warm", "prefetch", "together", "foresight")
 SHOTS = "".join(f"Text: the {noun} was {word}. Label: {label}\n" for noun, word, label in [
     ("food", "cold", "bad"), ("room", "bright", "good"), ("staff", "kind", "good"), ("bed", "hard", "bad"), ("view", "grand", "good"),
     ("price", "high", "bad"), ("bath", "clean", "good"), ("noise", "loud", "bad"),
@@ -141,6 +141,32 @@ def compare(lab: sgl.Lab, program: sgl.SglFunction, rows: Sequence[Mapping[str, 
         print(f"{program.func.__name__:<11} {name:<12} {row}", flush=True)
 
 
+@sgl.function
+def agent(s: Any, rules: str, talk: str) -> None:
+    s += rules + talk + "\nNext:" + sgl.gen("answer", max_tokens=8)
+
+
+@sgl.function
+def team(s: Any, text: str) -> None:
+    """Agents with long rules of their own that take turns, as KVFlow measures."""
+    talk_so_far = text
+    for who in (0, 1, 0, 2, 0, 1, 0, 3, 0, 1, 0, 2):
+        talk_so_far += agent(rules=f"You are agent {who}. " + RULES, talk=talk_so_far)["answer"]
+    s += talk_so_far
+
+
+def foresight(model: dict[str, Any]) -> None:
+    """What it is worth to know the next use, in caches that are too small for all agents."""
+    print("\nagents that take turns: tokens computed under evict=lru, =program, and =program with foresight")
+    for cache_tokens in (384, 512, 640, 768):
+        counts = []
+        for evict, without in (("lru", ["foresight"]), ("program", ["foresight"]), ("program", [])):
+            with sgl.Lab(**model, cache_tokens=cache_tokens, evict=evict) as lab:
+                team.compile(without=without).run(text="Write a song. ", backend=lab.backend_for(deterministic=True), temperature=0).sync()
+                counts.append(int(lab.stats()["computed_tokens"]))
+        print(f"cache of {cache_tokens:>4} tokens  {'  '.join(f'{count:>6,}' for count in counts)}", flush=True)
+
+
 def overhead(backend: Any, n: int = 10_000) -> None:
     @sgl.function
     def program(s: Any) -> None:
@@ -178,7 +204,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2)
     arguments = parser.parse_args()
     layout()
-    with sgl.Lab(**({"model": arguments.model} if arguments.model else {})) as lab:
+    model: dict[str, Any] = {"model": arguments.model} if arguments.model else {}
+    foresight(model)
+    with sgl.Lab(**model) as lab:
         overhead(lab.backend)
         for name in arguments.programs.split(","):
             compare(lab, PROGRAMS[name], ROWS[: arguments.rows])

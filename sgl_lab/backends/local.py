@@ -85,7 +85,8 @@ class LocalBackend(TokenizedBackend):
         for one in group.requests:
             one.fork = job.fork if job.goes_on else None
             queued = RequestQueued(one.id, job.fork, expr, one.kind, one.prompt, one.limit, group.id, one.first_needed)
-            self.emit(replace(queued, goes_on=True) if job.goes_on else queued)
+            one.foreseen = job.foreseen
+            self.emit(replace(queued, goes_on=True, foreseen=job.foreseen) if job.goes_on else queued)
         self._resident.submit(group)
         return group.id
 

@@ -147,6 +147,20 @@ class ForkJoined:
 # ---------------------------------------------------------------- backend
 
 
+class Foreseen(NamedTuple):
+    """What a traced program knows of a request, in its own steps: a step is a gen or select after
+    all that it waits for.
+    """
+
+    program: RunId
+    step: int
+    """of the request"""
+    next: int
+    """the step that reads again what it leaves in the cache; 0: none does"""
+    n_after: int
+    """steps that wait for it, one after the other"""
+
+
 @dataclass(frozen=True, slots=True)
 class RequestQueued:
     request: RequestId
@@ -170,6 +184,8 @@ class RequestQueued:
     """
     goes_on: bool = False
     """whether its stream may ask again, until ForksEnded; False if that is not known"""
+    foreseen: Foreseen | None = None
+    """of a traced program"""
 
 
 # ---------------------------------------------------------------- scheduler
@@ -461,6 +477,8 @@ def from_dict(data: Mapping[str, object]) -> Event:
     given: dict[str, object] = {name: _frozen(value) for name, value in data.items() if name != "event"}
     if kind in (TokensSampled, TextArrived) and isinstance(samples := given.get("samples"), tuple):
         given["samples"] = tuple(Sample(*sample) for sample in samples)
+    if kind is RequestQueued and isinstance(foreseen := given.get("foreseen"), tuple):
+        given["foreseen"] = Foreseen(*foreseen)
     try:
         make: Callable[..., Event] = kind
         event = make(**given)

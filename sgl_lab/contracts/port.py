@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from .capabilities import Capabilities
+from .events import Foreseen
 from .ids import ExprId, ForkId, Namespace, RequestId
 from .params import Constraint, SamplingParams
 from .spans import Block
@@ -123,6 +124,8 @@ class GenJob:
     """the blocks whose ids are in the prompt (`contracts.spans`), in any order, and possibly others"""
     goes_on: bool = False
     """whether `fork` may ask again, until `Following.ended` says that it does not"""
+    foreseen: Foreseen | None = None
+    """of a traced program"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +178,8 @@ class ScoreJob:
     """as in `SamplingParams`"""
     goes_on: bool = False
     """as of a gen"""
+    foreseen: Foreseen | None = None
+    """as of a gen"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +200,8 @@ class WarmJob:
     adapter: str | None = None
     """as in `SamplingParams`"""
     goes_on: bool = False
+    """as of a gen"""
+    foreseen: Foreseen | None = None
     """as of a gen"""
 
 

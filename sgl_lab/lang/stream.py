@@ -14,7 +14,7 @@ from contextvars import Context
 from typing import Self
 
 from ..contracts.errors import Stopped
-from ..contracts.events import ForkOpened
+from ..contracts.events import Foreseen, ForkOpened
 from ..contracts.ids import ForkId
 from ..contracts.params import SamplingParams
 from .ahead import Ahead
@@ -25,6 +25,8 @@ from .strand import Step, StrandBase
 from .variable import Variable
 from .work import Evaluation, Work, Worked
 
+_ASKING = (Gen, Select, Fork, Warm)
+"""what makes a request"""
 _KEEP_AHEAD = (Gen, Join, ScopeBegin, ScopeEnd, Warm)
 """whether text that came ahead may still follow after one of these"""
 
@@ -40,6 +42,9 @@ class Stream(StrandBase):
         self.work: Work[Worked] | None = None
         """the request in flight"""
         self.ahead = Ahead()
+        self.foreseen: Foreseen | None = None
+        """of the request in flight"""
+        self._foreseen: deque[Foreseen] = deque()
         self._queue: deque[Step[Self]] = deque()
         self._blocked = parent is not None
         self._advancing = False
@@ -75,6 +80,10 @@ class Stream(StrandBase):
     def _at_once(self) -> AbstractContextManager[object]:
         """Requests made inside start together, if the port supports it."""
         return nullcontext()
+
+    def foresee(self, foreseen: Foreseen) -> None:
+        """What is known of the next gen, select, fork or warming that is submitted."""
+        self._foreseen.append(foreseen)
 
     # ------------------------------------------------------------ advancing
 
@@ -115,6 +124,8 @@ class Stream(StrandBase):
             self.ahead.pass_over(step.value.text)
         elif not isinstance(step.value, _KEEP_AHEAD):
             self.ahead.forget()
+        if isinstance(step.value, _ASKING):
+            self.foreseen = self._foreseen.popleft() if self._foreseen else None
         match step:
             case Step(Text(text)):
                 self.transcript.say(text)

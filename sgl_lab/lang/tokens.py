@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import Protocol
 
 from ..contracts.errors import ProgramError
+from ..contracts.events import Foreseen
 from ..contracts.ids import RequestId
 from ..contracts.params import SamplingParams
 from ..contracts.port import Backend, GenJob, GenOutput, ScoreJob, ScoreOutput, TokenLogprob, Usage, WarmJob
@@ -28,6 +29,7 @@ from .work import Evaluation, Work, Worked
 
 class TokenWorked(Worked, Protocol):
     backend: Backend
+    foreseen: Foreseen | None
 
     @property
     def transcript(self) -> Transcript: ...
@@ -84,6 +86,7 @@ class TokenGeneration(TokenEvaluation, Generation[TokenWorked, GenOutput]):
             whole=True,
             blocks=transcript.blocks,
             goes_on=self.run.goes_on,
+            foreseen=self.stream.foreseen,
         )
         return self.backend.submit(self._job, self)
 
@@ -187,14 +190,14 @@ class Scoring(TokenEvaluation):
 
     def _ask(self) -> Generator[ScoreJob, ScoreOutput, None]:
         """The jobs to score, one after the other, and then the decision."""
-        transcript, encode = self.stream.transcript, self.backend.encode
+        stream, transcript, encode = self.stream, self.stream.transcript, self.backend.encode
         transcript.let_go()
         prompt = self.prompt()
         seam = transcript.with_choices(self.source.choices) if self.source.heal else None
         at, choices = seam or (len(prompt), tuple(encode(choice) for choice in self.source.choices))
         self.n_healed += len(prompt) - at
         adapter = self.run.defaults.adapter
-        given = yield ScoreJob(prompt[:at], choices, self.stream.id, self.expr, transcript.blocks, adapter, self.run.goes_on)
+        given = yield ScoreJob(prompt[:at], choices, stream.id, self.expr, transcript.blocks, adapter, self.run.goes_on, stream.foreseen)
         rows = [self.spelled(entries) for entries in given.logprobs]
         means = [fmean(logprobs(row)) for row in rows]
         alone = None
@@ -254,10 +257,10 @@ class Warming(Work[TokenWorked]):
 
     def start(self) -> None:
         try:
-            transcript = self.stream.transcript
-            run = self.run
-            job = WarmJob(tuple(transcript.ids), self.stream.id, transcript.blocks, run.defaults.adapter, run.goes_on)
-            self.request = self.stream.backend.warm(job, self)
+            stream, run = self.stream, self.run
+            transcript = stream.transcript
+            job = WarmJob(tuple(transcript.ids), stream.id, transcript.blocks, run.defaults.adapter, run.goes_on, stream.foreseen)
+            self.request = stream.backend.warm(job, self)
         except Exception as error:
             self.on_error(error)
 

@@ -89,7 +89,7 @@ def _step(draw: Random, depth: int) -> Step:
     def calls(s: Any, question: str) -> None:
         other = sgl.function(lambda t, words: _body(t, words, LONG, None))
         s += sgl.gen("before", max_tokens=2)
-        states = [other.run(words=words) for words in (question, s["before"], question)]
+        states = [other.run(words=words) for words in (question, s["before"], question, question + "!")]
         s += "".join(state["inside"] for state in states)
 
     def cond(s: Any, question: str) -> None:

@@ -67,7 +67,7 @@ def test_generated_programs_give_bit_for_bit_what_their_graphs_give(backend: Loc
                 differing.append(number)
             assert found.ret_value["state"] is found
     assert differing == []
-    assert changed == {"common", "warm", "prefetch", "together"}
+    assert changed == {"common", "warm", "prefetch", "together", "foresight"}
 
 
 def test_a_graph_runs_as_a_batch_as_a_stream_and_in_coroutines(backend: LocalBackend) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import random
+from pathlib import Path
+from typing import Any
+
 import sgl_lab as sgl
 from sgl_lab.backends.local import LocalBackend
 from sgl_lab.contracts.capabilities import TOKEN_LEVEL
-from sgl_lab.contracts.events import Event, ForksEnded, NodeEvicted, RequestQueued, from_json, to_json
-from sgl_lab.contracts.ids import ForkId, RequestId
+from sgl_lab.contracts.events import Event, Foreseen, ForksEnded, NodeEvicted, RequestQueued, from_json, to_json
+from sgl_lab.contracts.ids import ForkId, RequestId, RunId
 from sgl_lab.contracts.port import ModelCard
 from sgl_lab.engine.serving.cache.pool import PagePool
 from sgl_lab.engine.serving.cache.programs import Program
@@ -14,11 +18,15 @@ from sgl_lab.engine.serving.cache.tree import TRIM, RadixTree
 from sgl_lab.engine.serving.config import EngineConfig
 from sgl_lab.engine.serving.engine import Engine
 from sgl_lab.engine.serving.resident import Resident
+from sgl_lab.engine.serving.scheduling.order import lpm
+from sgl_lab.engine.serving.scheduling.request import Request
 from sgl_lab.engine.tools.fake import ByteTokenizer, HashRunner
 from sgl_lab.engine.tools.simulate import Recording, simulate
 from sgl_lab.trace import Ring
 
 from .driving import Fold
+from .generated import LONG
+from .words import lab
 
 SPACE = ("test",)
 ME = RequestId(1)
@@ -31,13 +39,13 @@ class Cache:
         self.fold = Fold()
         self.tree = RadixTree(PagePool(n_pages, 1), Program(), self.fold)
 
-    def leave(self, text: str, fork: int | None = None) -> None:
+    def leave(self, text: str, fork: int | None = None, foreseen: Foreseen | None = None) -> None:
         tokens = tuple(text.encode())
         lease = self.tree.acquire(SPACE, tokens)
         self.tree.insert(SPACE, tokens, self.tree.pool.take(len(tokens), ME), ME)
         self.tree.release(lease)
         if fork is not None:
-            self.tree.left(ForkId(fork), SPACE, tokens)
+            self.tree.left(ForkId(fork), SPACE, tokens, foreseen)
 
     def end(self, *forks: int, is_all: bool = True) -> None:
         self.tree.ended(tuple(map(ForkId, forks)), is_all=is_all)
@@ -69,6 +77,71 @@ def test_of_what_goes_on_the_most_recently_used_goes_first_and_what_a_request_wa
     cache.tree.asked(RequestId(10), 10, SPACE, tuple(b"two!"))
     cache.tree.served(RequestId(10))
     assert cache.gone() == ["two", "ask", "four", "Three"]
+
+
+def test_of_what_a_traced_program_goes_on_with_the_farthest_goes_first_and_what_it_never_reads_before_that() -> None:
+    cache, program = Cache(), RunId(1)
+    for fork, (text, later) in enumerate({"never": 0, "far": 9, "Near": 3, "soon": 2}.items(), 1):
+        cache.leave(text, fork, Foreseen(program, 1, later, 0))
+    cache.leave("old, unknown")
+    cache.leave("goes on", 5)
+    assert cache.gone() == ["never", "old, unknown", "far", "Near", "soon", "goes on"]
+
+
+def test_a_next_use_comes_nearer_while_the_program_advances_and_is_over_after_it() -> None:
+    cache = Cache()
+    cache.leave("five", 1, Foreseen(RunId(1), 1, 5, 0))
+    cache.leave("eight", 2, Foreseen(RunId(2), 7, 8, 0))
+    cache.tree.asked(RequestId(8), 8, SPACE, (1,), Foreseen(RunId(2), 7, 0, 0))
+    cache.leave("x")
+    cache.tree.asked(RequestId(9), 9, SPACE, (1,), Foreseen(RunId(1), 6, 0, 0))
+    assert cache.gone() == ["five", "x", "eight"]
+
+
+def test_of_requests_that_find_as_much_the_one_goes_first_for_which_most_steps_wait() -> None:
+    tree, draw = RadixTree(PagePool(8, 1), Program()), random.Random(0)
+    waits = [
+        Request(RequestId(n), RequestId(n), "gen", SPACE, (n,), foreseen=known)
+        for n, known in enumerate((None, Foreseen(RunId(1), 1, 0, 0), Foreseen(RunId(1), 1, 4, 3)))
+    ]
+    assert lpm(tree, waits, draw) == [(0, 0), (0, 0), (0, -3)]
+
+
+@sgl.function
+def agent(s: Any, rules: str, talk: str) -> None:
+    s += rules + talk + sgl.gen("answer", max_tokens=4)
+
+
+@sgl.function
+def team(s: Any, task: str) -> None:
+    talk = task
+    for who in (0, 1, 0, 2, 0, 1, 0, 3, 0, 1, 0, 2):
+        talk += agent(rules=f"{who}. {LONG}", talk=talk)["answer"]
+    s += talk
+
+
+def test_a_traced_program_computes_less_and_what_if_replays_what_it_knew(tmp_path: Path) -> None:
+    """Agents with long rules of their own that take turns, as in KVFlow."""
+
+    def run(**options: Any) -> tuple[int, str, int]:
+        events: list[Event] = []
+        made = lab(tmp_path, events.append, n_pages=80, evict="program")
+        text = team.compile(**options).run(task="Do it. ", backend=made, temperature=0).text()
+        made._resident.check()
+        computed = int(made._resident.stats()["computed_tokens"])
+        made._resident.close()
+        queued = [event for event in events if isinstance(event, RequestQueued)]
+        assert [from_json(to_json(event)) for event in queued] == queued
+        assert all((event.foreseen is None) == bool(options) for event in queued)
+        replayed = simulate(Recording.of(from_json(to_json(event)) for event in events), made._resident.engine.config)
+        return computed, text, replayed.computed_tokens
+
+    (knew, text, again), (did_not, same, _) = run(), run(without=["foresight"])
+    assert text == same
+    assert knew < 0.95 * did_not
+    assert abs(knew - again) <= 12  # the first tokens of answers, which a simulation does not draw
+    (report,) = [report for report in team.compile().reports if report.name == "foresight"]
+    assert dict(report.numbers) == {"requests": 12, "read again": 8, "steps until then at most": 8}
 
 
 def test_what_several_ended_programs_read_stays_longer_than_what_one_left() -> None:

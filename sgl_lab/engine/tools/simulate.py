@@ -93,6 +93,7 @@ class Job(NamedTuple):
             n_shared=self.n_shared,
             targets={self.n_reusable: ()} if kind == "score" else {},
             fork=queued.fork if queued.goes_on else None,
+            foreseen=queued.foreseen,
         )
 
 

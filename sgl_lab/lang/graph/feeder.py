@@ -15,7 +15,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from ...contracts.errors import ProgramError, UnknownVariable
-from ...contracts.events import ForkJoined
+from ...contracts.events import Foreseen, ForkJoined
 from ...contracts.port import Backend
 from ..expressions import (
     Argument,
@@ -37,6 +37,7 @@ from ..expressions import (
 from ..run import Strand
 from ..sampling import given
 from ..state import ProgramState
+from ..stream import Stream
 from ..streams import stream_of
 from ..variable import Variable
 from .dataflow import Graph
@@ -159,10 +160,12 @@ class Feeder:
 
     def _do(self, at: int, node: Node, strand: Strand) -> None:
         """Raises NotThere, having done nothing, if the node has to wait."""
+        if self._gate is not None and self._gate.holds(at):
+            raise NotThere
+        if node.use is not None and isinstance(strand, Stream):
+            strand.foresee(Foreseen(self._run.id, *node.use))
         match node.value:
             case Gen() | Select() as request:
-                if self._gate is not None and self._gate.holds(at):
-                    raise NotThere
                 strand.submit(request)
                 self._variables[at] = strand.variables[strand.n_unnamed - 1 if request.name is None else request.name]
             case Fork() as fork:

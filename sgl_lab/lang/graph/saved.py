@@ -29,6 +29,7 @@ from .values import (
     Node,
     State,
     TextSoFar,
+    Use,
     Value,
     parts_in,
     parts_of,
@@ -84,6 +85,7 @@ def _node(number: int, node: Node) -> dict[str, Json]:
     written |= {"region": node.region} if node.region else {}
     written |= {"after": list(node.after)} if node.after else {}
     written |= {} if node.together is None else {"together": node.together}
+    written |= {} if node.use is None else {"use": list(node.use)}
     return written | ({"field": [node.field.set, node.field.item]} if node.field else {})
 
 
@@ -180,6 +182,7 @@ def _read_node(number: int, data: object) -> Node:
             Field(*map(_number, place)) if place else None,
             tuple(map(_number, data.get("after", ()))),
             _number(data["together"]) if "together" in data else None,
+            Use(*map(_number, data["use"])) if "use" in data else None,
         )
     except KeyError as error:
         raise _damaged(f"node %{number} has no {error.args[0]!r:.40}") from None

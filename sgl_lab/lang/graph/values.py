@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ..expressions import Argument, Primitive, Reference
 from ..location import SourceLocation
@@ -100,6 +100,19 @@ class Field:
     item: int
 
 
+class Use(NamedTuple):
+    """When what a request leaves in the cache is read, in steps of the program: a step is a gen or
+    select after all that it waits for.
+    """
+
+    step: int
+    """of the request"""
+    next: int
+    """the step that reads it again; 0: none does"""
+    n_after: int
+    """steps that wait for it, one after the other"""
+
+
 @dataclass(frozen=True)
 class Node:
     strand: int
@@ -113,6 +126,8 @@ class Node:
     """nodes that have to be done first, although it reads nothing of them"""
     together: int | None = None
     """the group of gens and selects that start together"""
+    use: Use | None = None
+    """of a request, if the engine is to know it"""
 
 
 @dataclass(frozen=True)

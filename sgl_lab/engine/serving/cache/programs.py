@@ -1,14 +1,15 @@
 """Eviction that knows what programs do: which streams go on, which have ended, which requests wait.
 
-The knowledge is data that comes with requests (`goes_on`) and from the language (`ForksEnded`). Of a
-request that says nothing, nothing is assumed: its nodes are evicted by last use.
+The knowledge is data that comes with requests (`goes_on`, `foreseen`) and from the language
+(`ForksEnded`). Of a request that says nothing, nothing is assumed: its nodes are evicted by last use.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
-from ....contracts.ids import ForkId, NodeId, RequestId
+from ....contracts.events import Foreseen
+from ....contracts.ids import ForkId, NodeId, RequestId, RunId
 from .node import Node
 from .policy import Key, Used
 
@@ -22,8 +23,10 @@ class Marks:
     __slots__ = ("n_over", "open", "waiting")
 
     def __init__(self) -> None:
-        self.open: set[ForkId] = set()
-        """streams that go on, and whose text runs through the node"""
+        self.open: dict[ForkId, Foreseen | None] = {}
+        """streams that go on, and whose text runs through the node, and what is known of their next
+        use
+        """
         self.waiting: dict[RequestId, int] = {}
         """requests that wait and read the node, with their numbers, oldest first"""
         self.n_over = 0
@@ -31,14 +34,15 @@ class Marks:
 
     def copy(self) -> Marks:
         new = Marks()
-        new.open, new.waiting, new.n_over = set(self.open), dict(self.waiting), self.n_over
+        new.open, new.waiting, new.n_over = dict(self.open), dict(self.waiting), self.n_over
         return new
 
 
 class Program:
     """First what one program left behind, the least recently used of it first; then all of which
     nothing is known and what ended programs shared, likewise; then what streams that go on have
-    left, the most recently used first, because the others ask sooner; last what waiting requests
+    left, the farthest from its next use first where a traced program says when that is, then the most
+    recently used first, because the others ask sooner; last what waiting requests
     read, the prefix of the one that waits longest after all others.
 
     A long leaf loses its end only, as far as room is needed.
@@ -52,6 +56,8 @@ class Program:
         """where the text of a stream ends that goes on"""
         self._requests: dict[RequestId, Node] = {}
         """where the prompt of a waiting request leaves the tree"""
+        self._step: dict[RunId, int] = {}
+        """how far each traced program is"""
 
     def key(self, node: Used) -> Key:
         marks = self._marks.get(node.id)
@@ -59,11 +65,31 @@ class Program:
             return UNKNOWN, node.last_used
         if marks.waiting:
             return WAITED, -next(iter(marks.waiting.values()))
-        if marks.open:
-            return OPEN, -node.last_used
-        return (OVER if marks.n_over == 1 else UNKNOWN), node.last_used
+        if (n_steps := self._until_next_use(marks)) is not None:
+            return OPEN, -n_steps, -node.last_used
+        return (OVER if marks.n_over + bool(marks.open) == 1 else UNKNOWN), node.last_used
+
+    def _until_next_use(self, marks: Marks) -> int | None:
+        """Steps until a stream that goes on reads the node again: 1 if that is not known, None if
+        none does.
+        """
+        known = [each for each in marks.open.values() if each is None or each.next]
+        found = [1 if each is None else each.next - self._step.get(each.program, 0) for each in known]
+        return min((n_steps for n_steps in found if n_steps >= 0), default=None)
 
     # ------------------------------------------------------------ what programs do
+
+    def advanced(self, foreseen: Foreseen | None) -> Collection[Node]:
+        """A traced program asks. Returns the nodes whose keys may have changed."""
+        if foreseen is None or foreseen.step <= self._step.get(foreseen.program, 0):
+            return ()
+        self._step[foreseen.program] = foreseen.step
+        nodes = [node for fork, end in self._streams.items() if self._program_of(fork, end) == foreseen.program for node in _path(end)]
+        return {node.id: node for node in nodes}.values()
+
+    def _program_of(self, fork: ForkId, end: Node) -> RunId | None:
+        known = self._marked(end).open.get(fork)
+        return None if known is None else known.program
 
     def asked(self, request: RequestId, number: int, path: Sequence[Node]) -> Collection[Node]:
         """A request waits that reads `path`, root first. Returns the nodes whose keys may have
@@ -81,11 +107,11 @@ class Program:
             self._marked(node).waiting.pop(request, None)
         return path
 
-    def left(self, fork: ForkId, path: Sequence[Node]) -> Collection[Node]:
+    def left(self, fork: ForkId, path: Sequence[Node], foreseen: Foreseen | None = None) -> Collection[Node]:
         """A request of a stream that goes on is over, and left `path`."""
         before = _path(self._streams.get(fork))
         for node in path:
-            self._marked(node).open.add(fork)
+            self._marked(node).open[fork] = foreseen
         self._streams[fork] = path[-1]
         kept = {node.id for node in path}
         gone = [node for node in before if node.id not in kept]
@@ -96,11 +122,14 @@ class Program:
         """As the event ForksEnded says."""
         read: dict[NodeId, Node] = {}
         for fork in forks:
-            path = _path(self._streams.pop(fork, None))
+            end = self._streams.pop(fork, None)
+            if is_all and end is not None:
+                self._step.pop(self._program_of(fork, end), None)  # type: ignore[arg-type]  # None is in no dict
+            path = _path(end)
             read |= {node.id: node for node in path}
             if is_all:
                 for node in path:
-                    self._marked(node).open.discard(fork)
+                    self._marked(node).open.pop(fork, None)
             else:
                 self._close(fork, path)
         if is_all:
@@ -112,7 +141,7 @@ class Program:
         """A part of a program has left `nodes`. Where no other part is, the program has."""
         for node in nodes:
             marks = self._marked(node)
-            marks.open.discard(fork)
+            marks.open.pop(fork, None)
             marks.n_over += not marks.open
 
     def _marked(self, node: Node) -> Marks:
@@ -134,6 +163,7 @@ class Program:
         self._marks.clear()
         self._streams.clear()
         self._requests.clear()
+        self._step.clear()
 
 
 def _path(node: Node | None) -> list[Node]:

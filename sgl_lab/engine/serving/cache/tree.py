@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ....contracts.errors import InvariantBroken
-from ....contracts.events import Emit, LocksChanged, NodeEvicted, NodeInserted, NodeSplit, Touched, silent
+from ....contracts.events import Emit, Foreseen, LocksChanged, NodeEvicted, NodeInserted, NodeSplit, Touched, silent
 from ....contracts.ids import ForkId, Namespace, NodeId, RequestId
 from ....contracts.tree import TreeNode, TreeSnapshot
 from .node import Node, Tokens
@@ -260,9 +260,10 @@ class RadixTree:
 
     # ------------------------------------------------------------ what programs do
 
-    def asked(self, request: RequestId, number: int, namespace: Namespace, tokens: Tokens) -> None:
+    def asked(self, request: RequestId, number: int, namespace: Namespace, tokens: Tokens, foreseen: Foreseen | None = None) -> None:
         """A request waits for its turn; `number` is the order of arrival."""
         if self._programs is not None:
+            self._offer_all(self._programs.advanced(foreseen))
             self._offer_all(self._programs.asked(request, number, self._path(self._walk(self._root(namespace), tokens)[0])))
 
     def served(self, request: RequestId) -> None:
@@ -270,10 +271,10 @@ class RadixTree:
         if self._programs is not None:
             self._offer_all(self._programs.served(request))
 
-    def left(self, fork: ForkId, namespace: Namespace, tokens: Tokens) -> None:
+    def left(self, fork: ForkId, namespace: Namespace, tokens: Tokens, foreseen: Foreseen | None = None) -> None:
         """A request of a stream that goes on is over; `tokens` are what it left here."""
         if self._programs is not None:
-            self._offer_all(self._programs.left(fork, self._path(self._walk(self._root(namespace), tokens)[0])))
+            self._offer_all(self._programs.left(fork, self._path(self._walk(self._root(namespace), tokens)[0]), foreseen))
 
     def ended(self, forks: Iterable[ForkId], *, is_all: bool) -> None:
         """As the event ForksEnded says."""

@@ -19,8 +19,8 @@ Order = Callable[[RadixTree, Sequence[Request], random.Random], list[Rank]]
 
 
 def lpm(tree: RadixTree, waiting: Sequence[Request], draw: random.Random) -> list[Rank]:
-    """Longest prefix match first."""
-    return [(-n_hit(tree, request),) for request in waiting]
+    """Longest prefix match first; of equals the one for which most steps of its program wait."""
+    return [(-n_hit(tree, request), -request.foreseen.n_after if request.foreseen else 0) for request in waiting]
 
 
 def fcfs(tree: RadixTree, waiting: Sequence[Request], draw: random.Random) -> list[Rank]:

@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Protocol
 
 from ....contracts.errors import InvariantBroken
+from ....contracts.events import Foreseen
 from ....contracts.ids import ForkId, Namespace, RequestId
 from ....contracts.params import SamplingParams
 from ....contracts.spans import Block
@@ -102,6 +103,8 @@ class Request:
     """for a gen that still generates the prompt's end again"""
     fork: ForkId | None = None
     """the stream that asks; None if it is not known whether it goes on"""
+    foreseen: Foreseen | None = None
+    """of a traced program"""
     submitted: float = 0.0
     """seconds of the engine's clock, as the next two"""
     admitted: float | None = None

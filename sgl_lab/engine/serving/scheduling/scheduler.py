@@ -83,7 +83,7 @@ class Scheduler:
         self._ask(request)
 
     def _ask(self, request: Request) -> None:
-        self._tree.asked(request.id, request.arrival, request.namespace, request.span(0, request.n_tokens))
+        self._tree.asked(request.id, request.arrival, request.namespace, request.span(0, request.n_tokens), request.foreseen)
 
     def schedule(self) -> ScheduledStep | None:
         """The next step, or None when nothing can be done."""
@@ -238,7 +238,7 @@ class Scheduler:
             self._tree.insert(request.namespace, kept, request.pages, request.id)
             self._reuse.ended(request.namespace, kept)
             if request.fork is not None and phase is Phase.FINISHED:
-                self._tree.left(request.fork, request.namespace, kept)
+                self._tree.left(request.fork, request.namespace, kept, request.foreseen)
         if request.lease is not None:
             self._tree.release(request.lease)
             request.lease = None

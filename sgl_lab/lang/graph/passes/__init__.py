@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from ....contracts.errors import BadArgument
 from ....contracts.near import did_you_mean
 from ..dataflow import Graph
-from . import common, dead, fields, move, prefetch, selection, together, warm
+from . import common, dead, fields, foresight, move, prefetch, selection, together, warm
 from .report import Context, Pass, Report
 
 PASSES: dict[str, Pass] = {
@@ -19,10 +19,11 @@ PASSES: dict[str, Pass] = {
     "common": Pass(common.apply, is_safe=True),
     "warm": Pass(warm.apply, is_safe=True),
     "prefetch": Pass(prefetch.apply, is_safe=True),
-    "together": Pass(together.apply, is_safe=True),
     "move": Pass(move.apply, is_safe=False),
     "selection": Pass(selection.apply, is_safe=False),
     "dead": Pass(dead.apply, is_safe=False),
+    "together": Pass(together.apply, is_safe=True),
+    "foresight": Pass(foresight.apply, is_safe=True),
 }
 LEVELS = ("none", "safe", "suggest")
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import replace
 
-from ...expressions import Fork, Gen, Select
+from ...expressions import Gen, Select
 from ..dataflow import Graph
+from .foresight import sources
 from .report import Context, Report, nothing
 
 Waits = tuple[int, frozenset[int]]
@@ -36,11 +37,5 @@ def apply(graph: Graph, context: Context) -> tuple[Graph, Report]:
 
 
 def _waits(graph: Graph, number: int, waits: list[frozenset[int]]) -> frozenset[int]:
-    """The gens and selects whose end lets a node start. A call starts by itself."""
-    node, before = graph.nodes[number], graph.before[number]
-    sources = [*graph.reads[number], *node.after]
-    opener = graph.parents.get(node.strand)
-    is_first_of_call = before is None or (before == opener and not isinstance(graph.nodes[before].value, Fork))
-    if before is not None and not is_first_of_call:
-        sources.append(before)
-    return frozenset().union(*(waits[each] for each in sources))
+    """The gens and selects whose end lets a node start."""
+    return frozenset().union(*(waits[each] for each in sources(graph, number)))

@@ -10,10 +10,11 @@ from collections import defaultdict
 from dataclasses import replace
 
 from ....contracts.prefixes import n_common
-from ...expressions import Argument, RoleBegin, RoleEnd, Text, Warm
+from ...expressions import Argument, Gen, RoleBegin, RoleEnd, Select, Text, Warm
 from ..dataflow import Graph
 from ..edit import Placed, placed, rebuilt
 from ..values import Call, Node, Value
+from .foresight import steps_of
 from .report import Context, Report, nothing
 
 LEAST = 32
@@ -21,11 +22,13 @@ LEAST = 32
 
 
 def apply(graph: Graph, context: Context) -> tuple[Graph, Report]:
-    groups: defaultdict[Value, list[tuple[int, tuple[Value, ...]]]] = defaultdict(list)
+    groups: defaultdict[tuple[Value, int], list[tuple[int, tuple[Value, ...]]]] = defaultdict(list)
+    steps = steps_of(graph)
     for nodes in graph.strands.values():
         head = graph.nodes[nodes[0]]
         if isinstance(head.value, Call) and not head.region and (start := _beginning(graph, nodes)):
-            groups[start[0]].append((nodes[0], start))
+            first = next((number for number in nodes if isinstance(graph.nodes[number].value, Gen | Select)), nodes[-1])
+            groups[start[0], steps[first]].append((nodes[0], start))
     shared: dict[tuple[Value, ...], list[int]] = {}
     for members in groups.values():
         start = members[0][1]
