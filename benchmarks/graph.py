@@ -5,7 +5,8 @@
 Prints, for each program and way to run it: tokens through the model, seconds, the share of prompt
 tokens found cached, and whether the texts are those of the interpreter. Every way starts with an
 empty cache, on the deterministic backend. `fields` may change texts: it orders what the program
-marks as unordered. First: tokens that agents in turns compute, with and without foresight; microseconds a node, and seconds to lay out and draw 1,000 nodes.
+marks as unordered. First: seconds to lay out and draw 1,000 nodes; tokens that agents in turns
+compute with and without `foresight`; microseconds a node.
 """
 
 from __future__ import annotations
