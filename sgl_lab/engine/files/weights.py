@@ -24,6 +24,7 @@ from ...contracts.errors import ModelDamaged, ModelError, ModelMissing
 from .small import MAX_JSON, json_object, read_json
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_NUMBERS = {"I32": torch.int32}
 _CHUNK_BYTES = 8 << 20
 _DERIVED = re.compile(r"(model\.layers\.\d+\.self_attn|model)\.rotary_emb\.inv_freq")
 """Tensors of old checkpoints that repeat the configuration; transformers does not read them either."""
@@ -51,15 +52,16 @@ class Checkpoint:
     """The tensors of a folder: `model.safetensors`, the shards its index names, or all
     `*.safetensors` there are.
 
-    A context manager: it holds open the files that it reads from.
+    A context manager: it holds open the files that it reads from. `numbers` is whether tensors may
+    be whole numbers, as in a quantised model.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, numbers: bool = False) -> None:
         self.folder = folder
         self.files, wanted = _files(folder)
         self._tensors: dict[str, _Stored] = {}
         for path in self.files:
-            for name, stored in _header(path).items():
+            for name, stored in _header(path, DTYPES | _NUMBERS if numbers else DTYPES).items():
                 if name in self._tensors:
                     raise ModelDamaged(f"{folder}: tensor {name} is in {self._tensors[name].path.name} and in {path.name}")
                 self._tensors[name] = stored
@@ -83,6 +85,10 @@ class Checkpoint:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(self._tensors)
+
+    def is_whole(self, name: str) -> bool:
+        """Whether a tensor has whole numbers."""
+        return self._tensors[name].dtype in _NUMBERS.values()
 
     def rename(self, stored: str, name: str) -> None:
         self._tensors[name] = self._tensors.pop(stored)
@@ -187,7 +193,7 @@ def _files(folder: Path) -> tuple[list[Path], dict[str, str]]:
     return files, {}
 
 
-def _header(path: Path) -> dict[str, _Stored]:
+def _header(path: Path, dtypes: Mapping[str, torch.dtype]) -> dict[str, _Stored]:
     """The tensors in the header of one file, each checked against the size of the file."""
     try:
         with path.open("rb") as file:
@@ -202,7 +208,9 @@ def _header(path: Path) -> dict[str, _Stored]:
         raise ModelError(f"cannot read {path}: {error.strerror}") from None
     entries = json_object(text, f"{path}, header").items()
     data = 8 + n_header
-    found = {name: _stored(path, data, size, entry, f"{path}, tensor {name!r:.80}") for name, entry in entries if name != "__metadata__"}
+    found = {
+        name: _stored(path, data, size, entry, dtypes, f"{path}, tensor {name!r:.80}") for name, entry in entries if name != "__metadata__"
+    }
     end = data
     for name, stored in sorted(found.items(), key=lambda item: (item[1].offset, item[1].n_bytes)):
         if stored.offset != end:
@@ -213,7 +221,7 @@ def _header(path: Path) -> dict[str, _Stored]:
     return found
 
 
-def _stored(path: Path, data: int, size: int, entry: object, origin: str) -> _Stored:
+def _stored(path: Path, data: int, size: int, entry: object, dtypes: Mapping[str, torch.dtype], origin: str) -> _Stored:
     match entry:
         case {"dtype": dtype, "shape": list(shape), "data_offsets": [int(begin), int(end)]}:
             pass
@@ -221,12 +229,12 @@ def _stored(path: Path, data: int, size: int, entry: object, origin: str) -> _St
             raise ModelDamaged(f"{origin}: malformed entry")
     if len(shape) > 8 or any(type(n) is not int or n < 0 for n in [*shape, begin, end]):
         raise ModelDamaged(f"{origin}: malformed shape or offsets")
-    if not isinstance(dtype, str) or dtype not in DTYPES:
+    if not isinstance(dtype, str) or dtype not in dtypes:
         raise ModelError(f"{origin}: stored as {dtype!r:.20}, not supported", hint="supported: " + ", ".join(DTYPES))
-    n_bytes = math.prod(shape) * DTYPES[dtype].itemsize
+    n_bytes = math.prod(shape) * dtypes[dtype].itemsize
     if end - begin != n_bytes or data + end > size:
         raise ModelDamaged(f"{origin}: does not fit into its file", hint="fetch the file again")
-    return _Stored(path, DTYPES[dtype], tuple(shape), data + begin, n_bytes)
+    return _Stored(path, dtypes[dtype], tuple(shape), data + begin, n_bytes)
 
 
 def fingerprint(files: list[Path], *, times: bool = False) -> str:

@@ -8,6 +8,7 @@ Weights are named as in the Hugging Face layout. Knows no layout of a kernel: `k
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +25,17 @@ Join = Callable[[list[Tensor]], Tensor]
 """of weights that are multiplied together, part by part of their numbers, one"""
 
 
+@runtime_checkable
+class HasGroups(Protocol):
+    """A source of weights of which some are stored in few bits."""
+
+    def grouped(self, name: str) -> Grouped | None:
+        """In groups of 32; None for a tensor of floats."""
+
+
 class Groups:
-    """`read` supplies tensors under their Hugging Face names; `gguf` is the file they were unpacked
-    from, if they were.
+    """`read` supplies tensors under their Hugging Face names, and may have groups itself; `gguf` is
+    the file they were unpacked from, if they were.
     """
 
     def __init__(self, spec: ModelSpec, read: Read, gguf: GgufFile | None) -> None:
@@ -47,6 +56,8 @@ class Groups:
         """As the file stores it, if it does so in groups of 32; otherwise rounded, to `wanted` or,
         if the file has more than 4 bits or fewer, to 8.
         """
+        if isinstance(self._read, HasGroups) and (found := self._read.grouped(name)) is not None:
+            return found
         stored = self._stored.get(name)
         if self._gguf is None or stored is None or stored.tensor.kind in _FLOATS:
             return quantise(self._read(name), wanted)

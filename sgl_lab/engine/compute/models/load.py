@@ -35,6 +35,7 @@ from .foreign import ForeignDecoder, checked_config, is_foreign, load_foreign
 from .gguf_weights import GgufWeights
 from .grouped import kept_dtype
 from .packed import KINDS, PackedDecoder, pack_decoder
+from .quantised import KEY, Quantised, scheme_of
 from .spec import ModelSpec
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -99,7 +100,7 @@ def load_model(
         gguf = None if dtype in _DTYPES else source.gguf
         obstacle = (_PICTURES if seeing else unfit(spec, NATIVE)) if target.type == "cpu" and native else None
         packs = target.type == "cpu" and native and obstacle is None
-        chosen = dtype or ("bfloat16" if target.type == "cuda" else kept_dtype(gguf, spec) if packs else "float32")
+        chosen = dtype or ("bfloat16" if target.type == "cuda" else _kept_dtype(source) if packs else "float32")
         is_packed = chosen not in _DTYPES or (packs and chosen == "bfloat16")
         executor = (PACKED_GPU if is_packed else GPU) if target.type == "cuda" else NATIVE if is_packed else TORCH
         spec = fitted(spec, executor, name)
@@ -133,6 +134,10 @@ def load_model(
         namespace = (name, fingerprint(source.files), chosen)
         sight = Sight(seeing.read(), " ".join(namespace)) if seeing else None
         return LoadedModel(name, spec, model, source.tokenizer, str(target), chosen, namespace, n_bytes, remark, sight)
+
+
+def _kept_dtype(source: _Source) -> str:
+    return "int4" if isinstance(source.read, Quantised) else kept_dtype(source.gguf, source.spec)
 
 
 def _foreign(path: Path, config: Mapping[str, object], name: str, target: torch.device, dtype: str | None) -> LoadedModel:
@@ -169,7 +174,7 @@ def _from_kept(found: kept.Kept, path: Path, name: str) -> LoadedModel | None:
     return LoadedModel(name, spec, model, Tokenizer(found.files, spec.vocab), "cpu", found.dtype, namespace, n_bytes)
 
 
-def _checked(folder: Path) -> tuple[ModelSpec, Checkpoint, llava.Parts | None]:
+def _checked(folder: Path) -> tuple[ModelSpec, Checkpoint | Quantised, llava.Parts | None]:
     """The model that the folder's configuration and its tensors describe together, and the parts of
     one that sees.
 
@@ -179,13 +184,22 @@ def _checked(folder: Path) -> tuple[ModelSpec, Checkpoint, llava.Parts | None]:
     config, origin = read_json(folder / "config.json"), str(folder / "config.json")
     sees = llava.is_llava(config)
     text = llava.text_config(config, {family.model_type: family.architecture for family in FAMILIES}, origin) if sees else config
+    scheme = scheme_of(config, origin)
+    if sees and scheme is not None:
+        raise ModelError(f"{origin}: a model that sees is not read with quantised weights", hint="use the original weights")
+    text = text if scheme is None else {key: value for key, value in text.items() if key != KEY}
     spec = spec_from_config(text, origin)
     if (folder / "adapter_config.json").exists():
         hint = "load the model that it was made for, then the adapter: `lab.load_adapter(folder)`"
         raise ModelError(f"{folder} has an adapter_config.json: an adapter is not a model", hint=hint)
-    checkpoint = Checkpoint(folder)
+    checkpoint = Checkpoint(folder, numbers=scheme is not None)
     seeing = llava.Parts(folder, config, spec.hidden, llava.split(checkpoint)) if sees else None
     apart = replace(spec, tied=False)
+    if scheme is not None:
+        spec = apart if apart.head_name in checkpoint else spec
+        numbers = Quantised(checkpoint, scheme, spec.tensors())
+        checkpoint.check(numbers.unstored)
+        return spec, numbers, None
     embedding, head = apart.embedding_name, apart.head_name
     if spec.tied and head in checkpoint and embedding not in checkpoint:
         checkpoint.rename(head, embedding)
@@ -237,7 +251,8 @@ def _source(path: Path) -> Iterator[_Source]:
         spec, checkpoint, seeing = _checked(path)
         tokenizer = Tokenizer(path, spec.vocab)
         with checkpoint:
-            yield _Source(spec, tokenizer, checkpoint.read, checkpoint.files, seeing=seeing)
+            read = checkpoint if isinstance(checkpoint, Quantised) else checkpoint.read
+            yield _Source(spec, tokenizer, read, checkpoint.files, seeing=seeing)
         return
     if not path.exists():
         raise ModelMissing(f"{path} does not exist")

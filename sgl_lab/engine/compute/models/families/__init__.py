@@ -91,7 +91,7 @@ def spec_from_config(data: Mapping[str, object], origin: str = "config.json") ->
     config = Config(data, origin, family.model_type)
     for key in _QUANTISED:
         if config.get(key) is not None:
-            raise config.fail(f"quantised safetensors ({key}) are not supported; use the original weights or a GGUF file")
+            raise config.fail(f"weights quantised so ({key}) are not supported; use the original weights or a GGUF file")
     spec = family.read(config)
     for key, values in _NEUTRAL.items():
         config.expect(key, *values)
