@@ -15,7 +15,7 @@ from ..contracts.errors import ProgramError, SglError, Stopped
 from ..contracts.legible import clipped, legible
 from ..contracts.summary import Counts, Summary, Value
 from .expressions import Name, RoleBegin, RoleEnd
-from .run import Strand
+from .run import Run, Strand
 from .variable import Variable
 
 MAX_TEXT = 2_000
@@ -80,6 +80,12 @@ def _flat(meta: object) -> Iterator[dict[str, object]]:
             yield from _flat(each)
     elif isinstance(meta, dict):
         yield meta
+
+
+def counts_of(run: Run) -> Counts:
+    """Of all gens and selects of a run; what a join copies counts once."""
+    metas = {id(meta): meta for stream in run.streams for variable in stream.variables.values() for meta in _flat(variable.meta)}
+    return sum(map(_counts, metas.values()), Counts())
 
 
 def _counts(meta: dict[str, object]) -> Counts:

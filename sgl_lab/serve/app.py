@@ -187,10 +187,10 @@ class Posted:
         n = len(body)
         client, held = "", 0
         running: RunningRequest | None = None
-        gone = asyncio.create_task(_gone(receive))
+        gone = asyncio.create_task(gone_client(receive))
         try:
             given = parse(body)
-            client = guard.client_name(headers, _user(given))
+            client = guard.client_name(headers, user_of(given))
             slots.take(client, 1)
             held = 1
             parsed, running, error = await self._begun(given, client)
@@ -315,13 +315,13 @@ def _answers(running: RunningRequest, parsed: ParsedRequest, client: str) -> Seq
     return answers
 
 
-def _user(given: dict[str, Json]) -> object:
+def user_of(given: dict[str, Json]) -> object:
     """The end user that a request names, as OpenAI's and as Anthropic's do."""
     metadata = given.get("metadata")
     return given.get("user") or (metadata.get("user_id") if isinstance(metadata, dict) else None)
 
 
-async def _gone(receive: Receive) -> None:
+async def gone_client(receive: Receive) -> None:
     """Returns when the client has closed the connection."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -200,7 +200,7 @@ class Door:
         state = DoorState(Model(self.lab.backend), Clients(self.lab), self.limits)
         self._state = state
         self._paths = Paths(self.lab, state, {} if self._publisher is None else self._publisher.info)
-        self._inner = application(state, self._paths, self.token, self._origins)
+        self._inner = application(self.lab, state, self._paths, self.token, self._origins)
         watch = asyncio.create_task(self._watch(state.clients, self._server))
         try:
             await self._server.serve()

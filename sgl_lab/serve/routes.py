@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
@@ -10,15 +11,19 @@ from starlette.types import Receive, Scope, Send
 from . import anthropic, completions, decisions, native, openai_chat, responses
 from .app import DoorState, Guarded, Posted
 from .errors import Failure, Refused
+from .graphs import GraphPath
 from .paths import InfoPath, Paths
 
+if TYPE_CHECKING:
+    from ..session import Lab
 
-def application(state: DoorState, paths: Paths, token: str, origins: frozenset[str]) -> Guarded:
-    router = Router(routes=list(_routes(state, paths)), default=_nowhere, redirect_slashes=False)
+
+def application(lab: Lab, state: DoorState, paths: Paths, token: str, origins: frozenset[str]) -> Guarded:
+    router = Router(routes=list(_routes(lab, state, paths)), default=_nowhere, redirect_slashes=False)
     return Guarded(router, token, origins)
 
 
-def _routes(state: DoorState, paths: Paths) -> Iterator[Route]:
+def _routes(lab: Lab, state: DoorState, paths: Paths) -> Iterator[Route]:
     for path, label, read in (
         ("/v1/chat/completions", "chat", openai_chat.read),
         ("/v1/completions", "completion", completions.read),
@@ -29,6 +34,7 @@ def _routes(state: DoorState, paths: Paths) -> Iterator[Route]:
     ):
         yield Route(path, Posted(state, label, read))
     yield Route("/v1/messages", Posted(state, "message", anthropic.read, Failure.anthropic))
+    yield Route("/v1/graph", GraphPath(lab, state))
     either, get, post = ("GET", "POST"), ("GET",), ("POST",)
     for names, methods, describe in (
         (("/health",), get, paths.health),

@@ -144,7 +144,7 @@ class Compiled:
             raise unknown_argument("run_batch", min(unknown), sorted(SETTINGS))
         n_open = checked_width(num_threads)
         settings = self._defaults() | settings
-        rows = [self._row(item, index) for index, item in enumerate(batch_arguments)]
+        rows = self.rows(batch_arguments)
         siblings = Siblings() if len(rows) > 1 else None
         order = self._order(rows) if reorder and not generator_style else list(range(len(rows)))
         is_free = not (settings.get("stream") or generator_style or len(rows) < 2)
@@ -170,8 +170,7 @@ class Compiled:
         self, batch_arguments: Sequence[object], *, num_threads: int | Literal["auto"] = "auto", **settings: object
     ) -> Report:
         """Tokens that a batch would compute item by item and node by node, in this backend's cache."""
-        rows = [self._row(item, index) for index, item in enumerate(batch_arguments)]
-        return self._counted(rows, checked_width(num_threads), self._defaults() | settings)
+        return self._counted(self.rows(batch_arguments), checked_width(num_threads), self._defaults() | settings)
 
     def _counted(self, rows: Sequence[Mapping[str, str]], n_open: int, settings: Mapping[str, object]) -> Report:
         run = state_for(self.graph.name, settings)._run
@@ -185,6 +184,10 @@ class Compiled:
         """
         defaults = replace(GenDefaults(), **given(sampling))
         return plan(self.optimised(greedy=defaults.temperature <= GREEDY).graph, rows, backend, cached, defaults)
+
+    def rows(self, batch_arguments: Sequence[object]) -> list[dict[str, str]]:
+        """The items of a batch as the graph takes them. An error names the item."""
+        return [self._row(item, index) for index, item in enumerate(batch_arguments)]
 
     def row(self, arguments: Mapping[str, object]) -> dict[str, str]:
         """The arguments as the graph takes them. An error names what is missing or unknown."""
