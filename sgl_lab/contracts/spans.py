@@ -67,7 +67,7 @@ class Content:
     def shown(self, n: int | None = None) -> str:
         """The chip for `n` of its positions in a view, by default for all."""
         part = "" if n is None or n == self.n else f"{n:,} of "
-        return f"▣ {self.kind} {part}{self.n:,} {'position' if self.n == 1 else 'positions'}"
+        return f"[▣ {self.kind} {part}{self.n:,} {'position' if self.n == 1 else 'positions'}]"
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,7 @@ from .language import streams_of, watchdog  # noqa: F401
 CAT, DOG = (Block(Content(digest * 4, 9)) for digest in ("c0ffee0123456789", "d0d0cafe98765432"))
 BEFORE, AFTER = tuple(b"What is on "), tuple(b" here?")
 GREEDY = SamplingParams(max_tokens=8, temperature=0.0, ignore_eos=True)
-CHIP = "▣ image 9 positions"
+CHIP = "[▣ image 9 positions]"
 
 
 # ---------------------------------------------------------------- ids
@@ -118,7 +118,7 @@ def test_blocks_are_found_among_tokens_and_spelled_as_one() -> None:
         found = [(tokens[start:end], place.content.digest) for start, end, place in blocks_in(tokens)]
         assert found == [(part, block_position(part[0]).content.digest) for part in parts if part[0] < 0]  # type: ignore[union-attr]
         assert has_blocks(tokens) == bool(found)
-        names = {CAT.ids: CHIP, DOG.ids: CHIP, CAT.ids[2:7]: "▣ image 5 of 9 positions"}
+        names = {CAT.ids: CHIP, DOG.ids: CHIP, CAT.ids[2:7]: "[▣ image 5 of 9 positions]"}
         units = [unit for part in parts for unit in ([names[part]] if part[0] < 0 else map(chr, part))]
         for n in (0, 1, 3, 100):
             assert spelled(tokens, chr, n) == "".join(units[:n]), (tokens, n)
@@ -547,7 +547,7 @@ def test_every_view_shows_a_block_as_one_chip(record: Record) -> None:
     assert CHIP in node["label"]
     assert node["title"] == "c0ffee"
     assert node["n"] > 9
-    assert "What is on ▣ image 9 positions here?" in text.transcript(tokens)
+    assert "What is on [▣ image 9 positions] here?" in text.transcript(tokens)
     assert text.tree(tree).count(CHIP) == 1
     page = still.tokens(tokens).source
     assert page.count(CHIP) == 1
@@ -572,14 +572,14 @@ def test_a_timeline_counts_the_positions_of_a_block(record: Record) -> None:
 def test_a_long_block_folds_no_turn_away(stand: Stand) -> None:
     big = Block(Content("b16" * 8, 900))
     page = still.tokens(views(stand.record("see " + Embedded(big))).tokens.full()).source
-    assert "▣ image 900 positions" in page
+    assert "[▣ image 900 positions]" in page
     assert "<details" not in page
 
 
 def test_the_part_of_a_block_in_a_node_says_so(stand: Stand) -> None:
     """Two prompts part inside what stands in one node: not inside the block, but a page border may lie there."""
     view = views(stand.record(Embedded(CAT) + "x")).tree
-    assert view._text(CAT.ids[3:7]) == "▣ image 4 of 9 positions"
+    assert view._text(CAT.ids[3:7]) == "[▣ image 4 of 9 positions]"
 
 
 def test_a_recording_tells_the_chip_once_and_little_else(record: Record) -> None:

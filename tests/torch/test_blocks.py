@@ -221,7 +221,7 @@ def test_a_program_on_a_lab_says_after_a_block_what_it_says_after_its_tokens(tin
         with lab.record("look") as record:
             answers = sampled(Embedded(block))
         assert answers == sampled(Text("there"))
-        assert [record.spell(token) for token in block.ids] == [f"▣ image {len(ids)} positions"] + [""] * (len(ids) - 1)
+        assert [record.spell(token) for token in block.ids] == [f"[▣ image {len(ids)} positions]"] + [""] * (len(ids) - 1)
         lab.check()
 
 

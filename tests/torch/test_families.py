@@ -66,7 +66,7 @@ def test_every_kind_of_layer_computes_as_in_transformers(tmp_path: Path, changes
 GGUF = {
     "mistral, sliding": "llama", "llama 1": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma2": "gemma2", "gemma3": "gemma3",
     "phi3, sliding": "phi3", "phi3, turning in part": "phi3", "phi3, longrope": "phi3", "olmo2": "olmo2", "granite": "granite",
-    "mixtral": "llama", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe", "arcee": "arcee",
+    "mixtral": "llama", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe", "arcee": "arcee", "smollm3": "smollm3",
 }  # fmt: skip
 """configurations that a GGUF can express, and its name for their architecture"""
 ADDS: dict[str, dict[str, Any]] = {
@@ -76,6 +76,7 @@ ADDS: dict[str, dict[str, Any]] = {
     "gemma2": {"query_pre_attn_scalar": 32, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
     | {"tie_word_embeddings": True},
     "gemma3": {"query_pre_attn_scalar": 32, "tie_word_embeddings": True},
+    "smollm3": {"num_hidden_layers": 4, "no_rope_layers": [1, 1, 1, 0], "use_sliding_window": False},
 }
 """what a GGUF cannot say otherwise"""
 
