@@ -51,7 +51,7 @@ def expected(prompt: tuple[int, ...], params: SamplingParams, index: int = 0) ->
     text.close()
     if text.matched or (n == len(tokens) and not is_led_out and masks(tokens) is None):
         reason = "stop"
-    return text.text, tuple(tokens[: text.n_ids]), reason
+    return text.text, (*tokens[: text.n_ids], *text.kept.encode()), reason
 
 
 def led_out(tokens: list[int], params: SamplingParams, ends: set[int]) -> tuple[list[int], bool]:

@@ -692,10 +692,13 @@ def test_a_gap_between_two_requests_has_the_programs_activity() -> None:
     assert words == ["waiting", "program's own code", "waits for forks", "reused", "computed · prefill", "generated · decode"]
 
 
+LOGPROBS = st.floats(-1e12, 1e12) | st.sampled_from([float("inf"), float("-inf"), float("nan")])
+
+
 @given(
     texts=st.lists(st.text(max_size=6), min_size=8, max_size=8),
-    logprob=st.none() | st.floats(),
-    others=st.lists(st.tuples(st.integers(0, 7), st.floats()), max_size=5),
+    logprob=st.none() | LOGPROBS,
+    others=st.lists(st.tuples(st.integers(0, 7), LOGPROBS), max_size=5),
     n_allowed=st.none() | st.just(3),
     flags=st.tuples(st.booleans(), st.booleans()),
     healed=st.sampled_from([(), (2, 3)]),
