@@ -72,7 +72,8 @@ class Lab(RecordedLab):
     device         cpu, cuda, cuda:1; None is a GPU if there is one that our kernels support
     dtype          float32, bfloat16, int8 or int4. None is bfloat16 on CUDA. On a CPU, None is the
                    file's type (a GGUF's own 4 or 8 bits, otherwise bfloat16) on the native step if
-                   it is built, and float32 on torch otherwise
+                   it is built, and float32 on torch otherwise. On a CPU without bfloat16
+                   instructions, a large model in bfloat16 is rounded to int8, and `notice` says so
     cache_tokens   size of the KV cache in tokens; `cache_mib` gives it in MiB instead. None is an
                    eighth of the free memory, at most 1 GiB; on a GPU four fifths of it, at most 64
                    contexts. If that allocation fails, half of it is tried, and so on
@@ -140,7 +141,7 @@ class Lab(RecordedLab):
             seed=seed,
         )
         _check_calls(emit, deterministic=deterministic, notes_experts=notes_experts)
-        loaded, library = self._load(device, dtype, progress)
+        loaded, library = self._load(device, dtype, (cache_tokens or 0, cache_mib or 0), progress)
         if self._device.type == "cuda":
             progress(0, 1, "preparing kernels")
             config = replace(config, step_tokens=GPU_STEP_TOKENS)
@@ -155,12 +156,12 @@ class Lab(RecordedLab):
         self.card = self.backend.describe()
         self.emit(ModelLoaded(model, loaded.namespace, loaded.device, loaded.dtype, n_pages, page_size, loaded.spec.context))
 
-    def _load(self, device: str | None, dtype: str | None, progress: Progress) -> tuple[LoadedModel, CDLL | None]:
+    def _load(self, device: str | None, dtype: str | None, cache: tuple[int, int], progress: Progress) -> tuple[LoadedModel, CDLL | None]:
         """Find the model's files and load them onto its device; also returns the native step, where
         that is built."""
         from .engine.compute.kernels.native import build
         from .engine.compute.models.devices import find_device
-        from .engine.compute.models.load import load_model
+        from .engine.compute.models.load import CacheSize, load_model
         from .engine.files import store
 
         path, cache_dir = store.resolve(self.model, progress=progress), store.cache_dir()
@@ -171,7 +172,14 @@ class Lab(RecordedLab):
         _collect_lost()
         has_native = library is not None
         loaded = load_model(
-            path, name=self.model, device=str(self._device), dtype=dtype, native=has_native, cache_dir=cache_dir, progress=progress
+            path,
+            name=self.model,
+            device=str(self._device),
+            dtype=dtype,
+            native=has_native,
+            cache_dir=cache_dir,
+            cache=CacheSize(*cache),
+            progress=progress,
         )
         self._tokenizer = loaded.tokenizer
         self.notice = remark or (build.advice() if loaded.device == "cpu" and not has_native else loaded.remark)

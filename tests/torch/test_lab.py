@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
+import re
 import threading
 import weakref
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ import sgl_lab as sgl
 from sgl_lab.contracts.errors import BadArgument, EngineStopped, OutOfMemory, ProgramError
 from sgl_lab.contracts.events import CellStarted, Event
 from sgl_lab.contracts.ids import RunId
+from sgl_lab.engine.compute import memory
+from sgl_lab.engine.compute.models import load
 from sgl_lab.labs import Labs
 
 from ..pure.driving import forked_process
@@ -81,6 +84,15 @@ def test_weights_larger_than_the_memory_are_refused_with_both_numbers_before_one
     folder = write_huge(tmp_path / "huge")
     with pytest.raises(OutOfMemory, match=r"huge with [\d,]+M parameters in \w+ needs [\d,]+ MiB, but only [\d,]+ MiB of memory are free"):
         sgl.Lab(str(folder))
+
+
+def test_weights_and_cache_are_demanded_together_before_a_weight_is_read(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "free_bytes", lambda: 1_100_000)
+    monkeypatch.setattr(load.Checkpoint, "read", lambda *_, **__: pytest.fail("a weight was read"))
+    both = r"with \d+M parameters in float32 \(\d MiB\) with a cache of 2,000 tokens needs \d MiB, but only 1 MiB of memory are free"
+    with pytest.raises(OutOfMemory, match=both) as caught:
+        sgl.Lab(str(tiny_folder), dtype="float32", cache_tokens=2000)
+    assert re.fullmatch(r"choose a smaller dtype \(.* needs \d MiB.*\) or a smaller model, or a smaller cache", caught.value.hint)
 
 
 def test_a_listener_that_raises_is_removed_without_other_effects(tiny_folder: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -502,6 +503,22 @@ def test_told_nothing_a_model_is_kept_as_its_file_has_it_where_the_native_step_i
     for native, wanted in ((True, dtype), (False, "float32")):
         loaded = load_model(path, name="tiny", device="cpu", native=native, cache_dir=tmp_path)
         assert (loaded.dtype, isinstance(loaded.model, PackedDecoder)) == (wanted, native)
+
+
+@pytest.mark.parametrize(
+    ("has_units", "given", "chosen"), [(False, None, "int8"), (False, "bfloat16", "bfloat16"), (True, None, "bfloat16")]
+)
+def test_without_bfloat16_instructions_a_large_model_is_rounded_and_a_line_says_so(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, has_units: bool, given: str | None, chosen: str
+) -> None:
+    monkeypatch.setattr(build, "has_bfloat16", lambda: has_units)
+    arguments: dict[str, Any] = {"name": "one", "device": "cpu", "dtype": given, "native": True, "cache_dir": folder}
+    assert load_model(folder, **arguments).dtype == "bfloat16", "a small model is fast anyway"
+    monkeypatch.setattr("sgl_lab.engine.compute.models.load._SMALL", 1)
+    loaded = load_model(folder, **arguments)
+    assert loaded.dtype == loaded.namespace[-1] == chosen
+    rounded = "one is rounded to int8: this CPU has no bfloat16 instructions, so bfloat16 is slower; dtype='bfloat16' keeps it"
+    assert loaded.remark == (rounded if chosen == "int8" else None)
 
 
 def test_told_nothing_a_model_of_odd_width_runs_in_float32(tiny_folder: Path) -> None:

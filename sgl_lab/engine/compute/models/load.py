@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -22,6 +23,7 @@ from ...files.weights import Checkpoint, Read, fingerprint
 from ...text.tokenizer import Files, Tokenizer
 from ...text.vocab import tokenizer_files
 from ..kernels.gpu import tuning
+from ..kernels.native import build
 from ..memory import demand, mib
 from ..vision import llava
 from ..vision.sight import Sight
@@ -46,6 +48,13 @@ _SMALL = 64 << 20
 _PICTURES = "pictures are embedded blocks, which the native step does not compute"
 
 
+class CacheSize(NamedTuple):
+    """The size of a KV cache that was asked for, in tokens or in MiB; 0 if none was."""
+
+    tokens: int = 0
+    mib: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     name: str
@@ -59,7 +68,7 @@ class LoadedModel:
     n_bytes: int
     """of the weights in memory, nearly"""
     remark: str | None = None
-    """why torch computes it although the native step is there"""
+    """what was chosen for this CPU and costs speed or exactness, and how to choose otherwise"""
     sight: Sight | None = None
     """of a model that sees pictures"""
 
@@ -72,6 +81,7 @@ def load_model(
     dtype: str | None = None,
     native: bool = False,
     cache_dir: Path,
+    cache: CacheSize = CacheSize(),  # noqa: B008  # a constant
     progress: Progress = unseen,
 ) -> LoadedModel:
     """Loads the model in a GGUF file or a folder of safetensors.
@@ -79,9 +89,11 @@ def load_model(
     device     None is the GPU if there is one, otherwise the CPU
     dtype      float32, bfloat16, int8 or int4. None is bfloat16 on a GPU. On a CPU, None keeps the
                type of the file's weights (a GGUF's own 4 or 8 bits, otherwise bfloat16) if the
-               native step computes them, and is float32 on torch
+               native step computes them, and is float32 on torch. A model that a CPU without
+               bfloat16 instructions reads slowly is rounded to int8
     native     whether the native step is available: bfloat16 on a CPU is then packed for it
     cache_dir  where measured block sizes of GPU kernels, and packed weights of a GGUF, are kept
+    cache      the KV cache that a CPU must have room for beside the weights, if a size was asked for
 
     ModelMissing, ModelDamaged, ModelError, DeviceUnfit, OutOfMemory.
     """
@@ -93,21 +105,21 @@ def load_model(
     place = None
     if target.type == "cpu" and native and dtype not in _DTYPES and path.is_file():
         place = kept.place(path, dtype, cache_dir)
-        if (found := kept.find(place)) is not None and (loaded_model := _from_kept(found, path, name)) is not None:
+        if (found := kept.find(place)) is not None and (loaded_model := _from_kept(found, path, name, dtype, cache)) is not None:
             return loaded_model
     with _source(path) as source:
         spec, read, seeing = source.spec, source.read, source.seeing
         gguf = None if dtype in _DTYPES else source.gguf
         obstacle = (_PICTURES if seeing else unfit(spec, NATIVE)) if target.type == "cpu" and native else None
         packs = target.type == "cpu" and native and obstacle is None
-        chosen = dtype or ("bfloat16" if target.type == "cuda" else _kept_dtype(source) if packs else "float32")
+        chosen = dtype or ("bfloat16" if target.type == "cuda" else _native_dtype(_kept_dtype(source), spec) if packs else "float32")
         is_packed = chosen not in _DTYPES or (packs and chosen == "bfloat16")
         executor = (PACKED_GPU if is_packed else GPU) if target.type == "cuda" else NATIVE if is_packed else TORCH
         spec = fitted(spec, executor, name)
         n_bytes = _weight_bytes(spec, chosen, is_packed, target) + (seeing.n_bytes if seeing else 0)
-        what, hint = f"{name} with {spec.n_params / 1e6:,.0f}M parameters in {chosen}", "choose a smaller dtype or a smaller model"
+        what, hint = _described(name, spec, chosen), _smaller(spec, chosen, target, packs)
         if target.type == "cpu":
-            demand(n_bytes, what, hint=hint)
+            _demand(n_bytes, what, hint, spec, chosen, cache)
         if target.type == "cuda":
             tuning.use(tuning.file_of(cache_dir, torch.cuda.get_device_name(target)))
         total = len(spec.layers)
@@ -131,6 +143,7 @@ def load_model(
         except (torch.OutOfMemoryError, MemoryError):
             raise OutOfMemory(f"{what} needs {mib(n_bytes)}, more than {target} has left", hint=hint) from None
         remark = f"torch computes {name}, several times slower: {obstacle}" if obstacle and dtype is None and n_bytes > _SMALL else None
+        remark = remark or (_rounded(name, chosen, _kept_dtype(source)) if packs and dtype is None else None)
         namespace = (name, fingerprint(source.files), chosen)
         sight = Sight(seeing.read(), " ".join(namespace)) if seeing else None
         return LoadedModel(name, spec, model, source.tokenizer, str(target), chosen, namespace, n_bytes, remark, sight)
@@ -154,7 +167,7 @@ def _foreign(path: Path, config: Mapping[str, object], name: str, target: torch.
     n_file = sum(file.stat().st_size for file in files)
     is_wide = (config.get("dtype") or config.get("torch_dtype")) in (None, "float32")
     n_bytes = int(n_file * _WEIGHT_BYTES[chosen] / (4 if is_wide else 2))
-    demand(n_bytes, f"{name} in {chosen}", hint="choose a smaller model")
+    demand(n_bytes, f"{name} in {chosen}", hint="choose a smaller model")  # its cache is checked when it is made
     model = load_foreign(path, name, theirs, _DTYPES[chosen])
     namespace = (name, fingerprint(files), chosen)
     remark = f"transformers computes {name}, several times slower: there is no family for {kind} here"
@@ -162,11 +175,11 @@ def _foreign(path: Path, config: Mapping[str, object], name: str, target: torch.
     return LoadedModel(name, model.spec, model, tokenizer, str(target), chosen, namespace, model.n_bytes, remark)
 
 
-def _from_kept(found: kept.Kept, path: Path, name: str) -> LoadedModel | None:
+def _from_kept(found: kept.Kept, path: Path, name: str, dtype: str | None, cache: CacheSize) -> LoadedModel | None:
     """Of a GGUF whose packed weights were kept; None if they are damaged."""
-    spec = fitted(spec_from_config(found.config, str(path)), NATIVE, name)
-    n_bytes = _weight_bytes(spec, found.dtype, True, torch.device("cpu"))
-    demand(n_bytes, f"{name} with {spec.n_params / 1e6:,.0f}M parameters in {found.dtype}", hint="choose a smaller model")
+    spec, cpu = fitted(spec_from_config(found.config, str(path)), NATIVE, name), torch.device("cpu")
+    n_bytes = _weight_bytes(spec, found.dtype, True, cpu)
+    _demand(n_bytes, _described(name, spec, found.dtype), _smaller(spec, found.dtype, cpu, True), spec, found.dtype, cache)
     model = found.read(spec, KINDS[found.dtype])
     if model is None:
         return None
@@ -214,6 +227,40 @@ def _checked(folder: Path) -> tuple[ModelSpec, Checkpoint | Quantised, llava.Par
 def read_spec(path: Path) -> ModelSpec:
     """The description of the model in a GGUF file or a folder, without its weights."""
     return _checked(path)[0] if path.is_dir() else spec_from_config(config_from_gguf(GgufFile(path)), str(path))
+
+
+def _described(name: str, spec: ModelSpec, dtype: str) -> str:
+    return f"{name} with {spec.n_params / 1e6:,.0f}M parameters in {dtype}"
+
+
+def _smaller(spec: ModelSpec, dtype: str, target: torch.device, packs: bool) -> str:
+    """The way out where the weights are too large."""
+    order = tuple(_WEIGHT_BYTES)
+    kinds = order[order.index(dtype) + 1 :] if packs or target.type == "cuda" else _DTYPES if dtype == "float32" else ()
+    needs = [f"{kind} needs {mib(_weight_bytes(spec, kind, kind in KINDS, target))}" for kind in kinds if kind != dtype]
+    return f"choose a smaller dtype ({', '.join(needs)}) or a smaller model" if needs else "choose a smaller model"
+
+
+def _demand(n_bytes: int, what: str, hint: str, spec: ModelSpec, dtype: str, cache: CacheSize) -> None:
+    """OutOfMemory unless a CPU has room for weights of that size and the cache."""
+    of_token = spec.kv_bytes_per_token((torch.float32 if dtype == "float32" else torch.bfloat16).itemsize)
+    n_tokens = cache.tokens or (cache.mib << 20) // of_token
+    if n_tokens:
+        demand(n_tokens * of_token, f"a cache of {n_tokens:,} tokens", hint="use a smaller cache_tokens or cache_mib")
+        what, hint = f"{what} ({mib(n_bytes)}) with a cache of {n_tokens:,} tokens", f"{hint}, or a smaller cache"
+    demand(n_bytes + n_tokens * of_token, what, hint=hint)
+
+
+def _native_dtype(stored: str, spec: ModelSpec) -> str:
+    """The type of weights that the file stores so: the fastest on this CPU whose rounding is small."""
+    is_slow = stored == "bfloat16" and not build.has_bfloat16()
+    return "int8" if is_slow and spec.n_params * _WEIGHT_BYTES[stored] > _SMALL else stored
+
+
+def _rounded(name: str, chosen: str, stored: str) -> str | None:
+    if chosen == stored:
+        return None
+    return f"{name} is rounded to {chosen}: this CPU has no bfloat16 instructions, so {stored} is slower; dtype={stored!r} keeps it"
 
 
 def _weight_bytes(spec: ModelSpec, dtype: str, is_packed: bool, target: torch.device) -> int:

@@ -43,6 +43,11 @@ def cpu_flags() -> frozenset[str]:
     return frozenset(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())
 
 
+def has_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 as it is. Without it a weight is widened first."""
+    return "avx512_bf16" in cpu_flags()
+
+
 def compiler() -> str | None:
     """$CXX, g++ or clang++: the first that is there."""
     return next((path for name in (os.environ.get("CXX"), "g++", "clang++") if name and (path := shutil.which(name))), None)
