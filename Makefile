@@ -13,6 +13,7 @@ ready := .venv/.ready-$(key)
 ready_for_tests := .venv/.ready-for-tests-$(key)
 pip := .venv/bin/python -m pip --disable-pip-version-check
 install := PYTHONWARNINGS=ignore $(pip) install -q -c constraints.txt
+workers := $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 2 ? 2 : n > 4 ? 4 : n)))
 one_at_a_time := mkdir -p build && $(if $(shell command -v flock),flock build/setup.lock) $(MAKE) -s
 
 help:  ## what there is to make
@@ -31,14 +32,14 @@ test: setup setup-test  ## set up what the tests need (Chromium too), then lint,
 ifdef ARGS
 	.venv/bin/pytest $(ARGS)
 else
-	.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not deadline"
+	.venv/bin/pytest -n $(workers) --dist loadfile --no-loadscope-reorder -m "not deadline"
 	.venv/bin/pytest -m deadline || .venv/bin/pytest -m deadline --last-failed  # what a busy machine missed gets a second try
 endif
 
 quick: setup setup-test  ## lint, check types and run the tests that need neither a kernel nor a browser; ROOM=viz, ROOM=engine.serving.cache: those of one part
 	.venv/bin/ruff check .
 	.venv/bin/mypy
-	.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not deadline" tests/rooms tests/pure $(if $(ROOM),tests/torch --room $(ROOM))
+	.venv/bin/pytest -n $(workers) --dist loadfile --no-loadscope-reorder -m "not deadline" tests/rooms tests/pure $(if $(ROOM),tests/torch --room $(ROOM))
 
 soak: setup setup-test  ## the reliability tests in full: hours (5 million operations on the tree, 500 programs, every planted bug)
 	SGL_LAB_SOAK=50 .venv/bin/pytest tests/pure/test_cache.py

@@ -149,13 +149,16 @@ class Engine:
 
     @property
     def token_usage(self) -> TokenUsage:
+        """Prompt and completion tokens since the start."""
         return self.endpoint.token_usage
 
     @property
     def model_info(self) -> dict[str, object]:
+        """What a server answers to /get_model_info."""
         return self.endpoint.model_info
 
     def get_model_name(self) -> str:
+        """The name of the model."""
         return self.endpoint.get_model_name()
 
     def get_tokenizer(self) -> Backend:
@@ -163,15 +166,19 @@ class Engine:
         return self.endpoint
 
     def cache_prefix(self, prefix: str) -> None:
+        """Compute a text and keep it in the cache, until it is evicted."""
         self.endpoint.cache_prefix(prefix)
 
     def flush_cache(self) -> None:
+        """Empty the cache; requests that run keep what they use."""
         self.lab.flush()
 
     def get_server_info(self) -> dict[str, object]:
+        """The model, the settings and the engine's counts."""
         return self.endpoint.get_server_info() | {"stats": self.lab.stats()}
 
     def encode(self, prompt: object) -> NoReturn:
+        """BackendUnsupported: the engine has no embeddings."""
         raise BackendUnsupported("this engine has no embeddings", hint="use generate() for a model that generates")
 
     def shutdown(self) -> None:

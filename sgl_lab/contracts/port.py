@@ -249,7 +249,8 @@ class WarmListener(Protocol):
 class Port(Protocol):
     """The common part of both ports. All methods may be called from any thread."""
 
-    def describe(self) -> ModelCard: ...
+    def describe(self) -> ModelCard:
+        """The model, and what the backend can do with it."""
 
     def prepare(self, constraint: Constraint) -> None:
         """Compile the constraint. BadArgument if it is malformed, BackendUnsupported if the backend
@@ -276,11 +277,16 @@ class Backend(Port, Protocol):
     `on_error(Stopped)`.
     """
 
-    def submit(self, job: GenJob, listener: GenListener) -> RequestId: ...
+    def submit(self, job: GenJob, listener: GenListener) -> RequestId:
+        """Start a generation; the listener is called on other threads. PromptTooLong, BadArgument
+        or BackendUnsupported at once.
+        """
 
-    def score(self, job: ScoreJob, listener: ScoreListener) -> RequestId: ...
+    def score(self, job: ScoreJob, listener: ScoreListener) -> RequestId:
+        """Start scoring choices after a prompt. Errors as of `submit`."""
 
-    def warm(self, job: WarmJob, listener: WarmListener) -> RequestId: ...
+    def warm(self, job: WarmJob, listener: WarmListener) -> RequestId:
+        """Compute a prompt and keep it in the cache. Errors as of `submit`."""
 
     def at_once(self) -> AbstractContextManager[object]:
         """Jobs that this thread submits inside the block start together, at its end. Do not wait

@@ -45,6 +45,9 @@ class ChatTemplate:
     model_pattern: str = field(default="", repr=False)
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> tuple[Segment, ...]:
+        """The turns as segments; the marks of turns are markup. BadArgument for a role it does not
+        have.
+        """
         return Renderer(self)(messages, add_generation_prompt)
 
     def get_prefix_and_suffix(self, role: str, hist_messages: Sequence[Message | Mapping[str, str]] = ()) -> tuple[str, str]:
@@ -134,6 +137,7 @@ def register_chat_template(template: ChatTemplate) -> ChatTemplate:
 
 @suggests
 def get_chat_template(name: str) -> ChatTemplate:
+    """The registered template of that name. BadArgument if there is none."""
     try:
         return _templates[name]
     except KeyError:

@@ -109,6 +109,7 @@ class ProgramState(Access):
     @overload
     def system(self, expr: Expr | str) -> Appended: ...
     def system(self, expr: Expr | str | None = None) -> AbstractContextManager[None] | Appended:
+        """Append a system turn; without an argument, a context in which the state appends to one."""
         return self._role("system", expr)
 
     @overload
@@ -116,6 +117,7 @@ class ProgramState(Access):
     @overload
     def user(self, expr: Expr | str) -> Appended: ...
     def user(self, expr: Expr | str | None = None) -> AbstractContextManager[None] | Appended:
+        """Append a user turn; without an argument, a context in which the state appends to one."""
         return self._role("user", expr)
 
     @overload
@@ -123,6 +125,9 @@ class ProgramState(Access):
     @overload
     def assistant(self, expr: Expr | str) -> Appended: ...
     def assistant(self, expr: Expr | str | None = None) -> AbstractContextManager[None] | Appended:
+        """Append an assistant turn; without an argument, a context in which the state appends to
+        one.
+        """
         return self._role("assistant", expr)
 
     def _role(self, role: str, expr: Expr | str | None) -> AbstractContextManager[None] | Appended:
@@ -215,6 +220,7 @@ class ProgramState(Access):
     @overload
     async def value_async(self, name: Name, type: type[T]) -> T: ...
     async def value_async(self, name: Name, type: Any = None) -> Any:
+        """Like `value`, for coroutines: other tasks continue meanwhile."""
         await self._run.wait_async(self._is_there(name))
         return self.value(name, type)
 
@@ -225,6 +231,7 @@ class ProgramState(Access):
         return name in self._stream.variables
 
     async def text_async(self) -> str:
+        """Like `text`, for coroutines."""
         await self._run.wait_async(self._is_idle)
         return self.text()
 
@@ -260,6 +267,7 @@ class ProgramState(Access):
         raise self._run.missing("token_ids")
 
     async def sync_async(self) -> None:
+        """Like `sync`, for coroutines."""
         await self._run.wait_async(self._is_over)
         self.sync()
 
@@ -316,6 +324,7 @@ class ProgramState(Access):
                 self._run.wait(_patiently(self._run.quiet))
 
     async def wait_async(self) -> None:
+        """Like `wait`, for coroutines."""
         with suppress(EngineStopped):
             await self._run.wait_async(self._run.settled)
             if self._run.stopped:

@@ -331,26 +331,32 @@ def _turn(role: str, expr: Expr | str | None) -> Expr:
 
 
 def system_begin() -> Expr:
+    """The beginning of a system turn; `system_end()` ends it."""
     return RoleBegin("system")
 
 
 def system_end() -> Expr:
+    """The end of a system turn."""
     return RoleEnd("system")
 
 
 def user_begin() -> Expr:
+    """The beginning of a user turn; `user_end()` ends it."""
     return RoleBegin("user")
 
 
 def user_end() -> Expr:
+    """The end of a user turn."""
     return RoleEnd("user")
 
 
 def assistant_begin() -> Expr:
+    """The beginning of an assistant turn; `assistant_end()` ends it."""
     return RoleBegin("assistant")
 
 
 def assistant_end() -> Expr:
+    """The end of an assistant turn."""
     return RoleEnd("assistant")
 
 

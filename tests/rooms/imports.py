@@ -31,6 +31,11 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def inside(module: str, package: str) -> bool:
     return module == package or module.startswith(f"{package}.")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from .imports import PACKAGE, SOURCES, all_imports, inside
+from .imports import PACKAGE, SOURCES, all_imports, inside, parsed
 
 ROOT = PACKAGE.parent
 STATIC = sorted(path for path in (PACKAGE / "viz" / "static").iterdir() if path.is_file())
@@ -55,7 +55,7 @@ USER_CELLS = "sgl_lab/magics/cell.py"
 def calls() -> Iterator[tuple[str, int, str, set[str]]]:
     """(file, line, called function, its keywords) of every call in the package."""
     for path in SOURCES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.Call):
                 keywords = {f"{word.arg}={ast.unparse(word.value)}" for word in node.keywords}
                 yield path.relative_to(ROOT).as_posix(), node.lineno, ast.unparse(node.func), keywords
@@ -90,7 +90,7 @@ def test_markup_is_put_together_in_one_place() -> None:
     """Elsewhere no string holds a tag, so that no text can be put into one."""
     found = set()
     for path in SOURCES:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = parsed(path)
         remarks = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
         texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in remarks]
         found |= {path.relative_to(ROOT).as_posix() for text in texts if isinstance(text, str) and ELEMENT.search(text)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import io
 import re
 import tokenize
@@ -11,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from .imports import PACKAGE
+import sgl_lab
+from sgl_lab.contracts.port import Backend, Port
+
+from .imports import PACKAGE, parsed
 from .test_source_rules import ROOT, TRACKED
 
 NAMES = {"said", "told", "heard", "nobody", "whoever", "guess", "guessed", "guesses", "obeys", "desk", "way_out"}
@@ -34,7 +38,7 @@ def written(path: Path) -> Iterator[tuple[int, str]]:
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             yield token.start[0], token.string
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             yield node.lineno, node.value.value
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and path.is_relative_to(PACKAGE):
@@ -51,7 +55,7 @@ def test_names_are_standard_words() -> None:
     found = [
         (path.relative_to(ROOT).as_posix(), line, name)
         for path in files(".py")
-        for line, name in names(ast.parse(path.read_text(encoding="utf-8")))
+        for line, name in names(parsed(path))
         if name.lower().strip("_") in NAMES
     ]
     assert found == []
@@ -105,9 +109,23 @@ def test_docstrings_have_lines_of_about_100_columns() -> None:
 def docstring_lines(path: Path) -> Iterator[tuple[int, str]]:
     source = path.read_text(encoding="utf-8")
     lines = source.splitlines()
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             yield from enumerate(lines[node.lineno - 1 : node.end_lineno], node.lineno)
+
+
+def test_public_names_have_docstrings() -> None:
+    """A method has one of its own, or that of the port or the class whose method it is."""
+    public = {name: getattr(sgl_lab, name) for name in dir(sgl_lab) if not name.startswith("_")}
+    of_port = {name for port in (Port, Backend) for name, found in vars(port).items() if inspect.getdoc(found)}
+    found = [name for name, each in public.items() if (inspect.isfunction(each) or inspect.isclass(each)) and not inspect.getdoc(each)]
+    for name, each in public.items():
+        for method, value in vars(each).items() if inspect.isclass(each) else ():
+            function = value.fget if isinstance(value, property) else value
+            if inspect.isfunction(function) and not method.startswith("_") and method not in of_port:
+                found += [] if inspect.getdoc(getattr(each, method)) else [f"{name}.{method}"]
+    assert found == []
+    assert len(public) > 80
 
 
 def prose(page: Path) -> Iterator[str]:

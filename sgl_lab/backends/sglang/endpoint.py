@@ -177,12 +177,15 @@ class RuntimeEndpoint(SglangServer[_Task, Outcome], TokenizedBackend):
     # ------------------------------------------------------------ views
 
     def snapshot(self, cursor: Callable[[], int] = lambda: 0) -> TreeSnapshot:
+        """The server's radix tree, as far as it is known: inferred, or seen through KV events."""
         return self.tree.snapshot(cursor)
 
     def spell(self, token: int) -> str:
+        """The text of a token, for labels."""
         return self._vocabulary.token_bytes(token).decode("utf-8", "backslashreplace") or self.decode((token,))
 
     def stats(self) -> dict[str, int | str]:
+        """Counts of that tree."""
         return self.tree.stats()
 
     # ------------------------------------------------------------ the port

@@ -87,6 +87,7 @@ class Compiled:
 
     @property
     def reports(self) -> list[Report]:
+        """What each pass has changed, in words and numbers."""
         return self.optimised().reports
 
     def __repr__(self) -> str:
@@ -94,6 +95,7 @@ class Compiled:
 
     @property
     def nodes(self) -> tuple[Node, ...]:
+        """The nodes of the graph, in the program's order."""
         return self.graph.nodes
 
     def print_graph(self) -> None:
@@ -102,6 +104,7 @@ class Compiled:
             print(f"stream {node.strand:>2}: {printing.line(self.graph, number)}")
 
     def save(self, path: str | PathLike[str]) -> None:
+        """Write the graph as JSON, which `load_graph` reads. OSError if it cannot be written."""
         self.graph.save(path)
 
     def run(self, *args: object, **kwargs: object) -> ProgramState:

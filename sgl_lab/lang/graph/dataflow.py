@@ -150,9 +150,11 @@ class Graph:
 
     @property
     def ret_value(self) -> Data:
+        """What the program returns."""
         return self.returned
 
     def flatten_nodes(self) -> list[GraphNode]:
+        """The nodes under the original's names, in the program's order."""
         return [GraphNode(self, number) for number in range(len(self.nodes))]
 
 
