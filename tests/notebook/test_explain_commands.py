@@ -205,6 +205,13 @@ def test_a_graph_is_shown_before_and_after_its_passes_and_a_plan_before_and_afte
     rows = {line.rsplit(maxsplit=2)[0]: line.split()[-2:] for line in plan.printed.splitlines() if line.startswith("prompt tokens")}
     planned, real = (int(number.replace(",", "")) for number in rows["prompt tokens"])
     assert abs(planned - real) <= 0.02 * real
+    assert re.search(r"^seconds +about \d+\.\d\d +\d+\.\d\d$", plan.printed, re.M)
+    assert re.search(r"^rates: prefill [\d,]+, decode [\d,]+ tokens/s, from [\d,]+ steps here$", plan.printed, re.M)
+    two_runs.run("%%sgl -o cell\nuser('Is tea hot?')\nassistant(gen('a', max_tokens=2))\nif s['a'] == 'x':\n    s += 'never'")
+    planned_cell = two_runs.run("%sgl plan cell")
+    assert planned_cell.status == "ok", planned_cell.traceback
+    assert re.search(r"^requests +1$", planned_cell.printed, re.M)
+    assert "up to line 4: what follows depends on text of the model" in planned_cell.printed
     for wrong, message in (
         ("graph reviw", "did you mean 'review'"),
         ("plan review", "missing 1 required"),

@@ -50,6 +50,8 @@ class Planned:
     cached_tokens: int = 0
     computed_tokens: int = 0
     completion_tokens: int = 0
+    decoded_tokens: int = 0
+    """of the computed ones, those of answers"""
     is_bound: bool = False
     """whether the length of an answer that a later prompt contains is not known"""
 
@@ -93,7 +95,9 @@ class _NoModel:
         request = RequestId(self._requests.next())
         most = min(job.params.max_tokens or 0, self.describe().context - len(job.prompt))
         outputs = tuple(self._output(job, most, int(request), sample) for sample in range(job.params.n))
-        usage = self._count(job.prompt, most * job.params.n, extra=max(0, most - 1) * job.params.n)
+        n_decoded = max(0, most - 1) * job.params.n
+        usage = self._count(job.prompt, most * job.params.n, extra=n_decoded)
+        self.planned.decoded_tokens += n_decoded
         self.planned.is_bound |= bool(job.params.constraint or job.params.stop or not job.params.ignore_eos)
         for output in outputs:
             self.cached.add((*job.prompt, *output.ids[:-1]))

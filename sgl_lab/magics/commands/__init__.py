@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
-from . import backends, background, bench, cache, config, explain, graphs, history, keep, models, now, serve, snippets, whatif
+from . import (
+    backends,
+    background,
+    bench,
+    cache,
+    config,
+    explain,
+    graphs,
+    history,
+    keep,
+    models,
+    now,
+    plans,
+    serve,
+    snippets,
+    whatif,
+)
 from .command import Command
 
 COMMANDS: dict[str, Command] = {
     name: command
-    for question in (models, backends, now, history, explain, whatif, graphs, keep, bench, background, cache, serve, snippets, config)
+    for question in (
+        *(models, backends, now, history, explain, whatif, graphs, plans, keep, bench, background, cache, serve, snippets, config),
+    )
     for name, command in question.COMMANDS.items()
 }
