@@ -339,6 +339,23 @@ def test_fields_move_suggests_and_selection_say_what_they_would_save() -> None:
     assert set(PASSES) == {*reports}
 
 
+def test_a_batch_orders_unordered_fields_by_its_rows(tmp_path: Path) -> None:
+    @sgl.function
+    def describe(s: Any, number: str, product: str) -> None:
+        s += sgl.unordered(["No. " + number + "\n", "Product: " + product + "\n", "Say what it is.\n"]) + sgl.gen("a", max_tokens=2)
+
+    rows = [{"number": str(n), "product": f"{'ABC'[n % 3]} {LONG}"} for n in range(12)]
+
+    def computed(**options: Any) -> int:
+        made = lab(tmp_path)
+        describe.compile(**options).run_batch(rows, backend=made, temperature=0, num_threads=1)
+        n = int(made._resident.stats()["computed_tokens"])
+        made._resident.close()
+        return n
+
+    assert computed() * 2 < computed(without=["fields"])
+
+
 def test_dead_calls_are_dropped_on_request() -> None:
     @sgl.function
     def program(s: Any) -> None:

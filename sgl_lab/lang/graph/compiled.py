@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from os import PathLike
@@ -72,6 +73,8 @@ class Compiled:
         self._backend = backend
         self._optimise = optimise
         self._passes = Chosen(apply=tuple(apply), without=tuple(without))
+        self._rows: Sequence[Mapping[str, str]] = ()
+        """of the batch that it was made for"""
         self._made: dict[bool, Graph] = {}
         """the optimised graph, by whether the run is greedy"""
 
@@ -82,6 +85,7 @@ class Compiled:
         `rows` are the arguments of a batch; `count` gives the tokens of a text, by default about
         a token for four characters.
         """
+        rows = rows or self._rows
         context = Context(greedy, rows) if count is None else Context(greedy, rows, count)
         return Optimised(*optimised(self.graph, self._optimise, context, **self._passes))
 
@@ -148,13 +152,14 @@ class Compiled:
         n_open = checked_width(num_threads)
         settings = self._defaults() | settings
         rows = self.rows(batch_arguments)
+        over = self._over(rows)
         siblings = Siblings() if len(rows) > 1 else None
-        order = self._order(rows) if reorder and not generator_style else list(range(len(rows)))
+        order = over._order(rows) if reorder and not generator_style else list(range(len(rows)))
         is_free = not (settings.get("stream") or generator_style or len(rows) < 2)
         waves = None
-        if is_by_node(by, lambda: self._counted(rows, n_open, settings) if is_free else Report("batch", "")) and is_free:
+        if is_by_node(by, lambda: over._counted(rows, n_open, settings) if is_free else Report("batch", "")) and is_free:
             waves, n_open = Waves(len(rows), n_open), len(rows)
-        items = [partial(self._execution, rows[index], settings, is_async=True, siblings=siblings, waves=waves) for index in order]
+        items = [partial(over._execution, rows[index], settings, is_async=True, siblings=siblings, waves=waves) for index in order]
         if settings.get("stream"):
             if progress_bar or generator_style or return_exceptions:
                 raise BadArgument(
@@ -173,7 +178,8 @@ class Compiled:
         self, batch_arguments: Sequence[object], *, num_threads: int | Literal["auto"] = "auto", **settings: object
     ) -> Report:
         """Tokens that a batch would compute item by item and node by node, in this backend's cache."""
-        return self._counted(self.rows(batch_arguments), checked_width(num_threads), self._defaults() | settings)
+        rows = self.rows(batch_arguments)
+        return self._over(rows)._counted(rows, checked_width(num_threads), self._defaults() | settings)
 
     def _counted(self, rows: Sequence[Mapping[str, str]], n_open: int, settings: Mapping[str, object]) -> Report:
         run = state_for(self.graph.name, settings)._run
@@ -238,9 +244,17 @@ class Compiled:
             raise TypeError(f"{graph.name}() missing {len(missing)} required arguments: {', '.join(map(repr, missing))}")
         return {name: str(value) for name, value in named.items()}
 
+    def _over(self, rows: Sequence[Mapping[str, str]]) -> Compiled:
+        """The executor for these rows: they decide the order of unordered items."""
+        if not any(node.field is not None for node in self.graph.nodes):
+            return self
+        made = copy(self)
+        made._rows, made._made = rows, {}
+        return made
+
     def _order(self, rows: Sequence[Mapping[str, str]]) -> list[int]:
         """The rows, sorted by their texts in the order in which prompts read them."""
-        names = arguments_in_order(self.graph.nodes)
+        names = arguments_in_order(self._graph(0.0).nodes)
         return sorted(range(len(rows)), key=lambda index: [rows[index][name] for name in names])
 
     # ------------------------------------------------------------ execution
