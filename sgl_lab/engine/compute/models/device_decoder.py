@@ -18,7 +18,9 @@ from ..kernels.gpu.linear import invariant_matmul
 from ..kernels.gpu.norm import add_rms_norm, rms_norm
 from ..kernels.gpu.rotary import rotate_and_write
 from ..kernels.linear import Linear
+from .adapters import Group
 from .decoder import Decoder, Layer, capped
+from .device_adapters import AdaptedTokens
 from .device_packed import PackedLinear
 from .mixture import Dense, Mixture
 from .spec import Norm
@@ -27,6 +29,8 @@ Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, q [n, heads, dim], its keys and values [slots, kv_heads, dim]) -> [n, heads, dim]"""
 
 Multiply = Callable[[Linear, Tensor], Tensor]
+Through = Callable[[int, Group, Linear, Tensor], Tensor]
+"""`Multiply` a layer's linear, with what adapters add"""
 
 
 def fast(linear: Linear, x: Tensor) -> Tensor:
@@ -80,41 +84,49 @@ class DeviceDecoder:
         values: Sequence[Tensor],
         attend: Attend,
         multiply: Multiply,
+        adapted: AdaptedTokens | None = None,
     ) -> Tensor:
         """Write the tokens' keys and values to their slots. Returns the head's input for the
         `needed` tokens [n, hidden].
 
         All indices are int32 [n]. A slot below 0 is not written; `needed` None means all tokens.
+        `adapted` are the tokens' adapters.
         """
         model, spec = self._model, self.spec
+
+        def through(index: int, group: Group, linear: Linear, x: Tensor) -> Tensor:
+            y = multiply(linear, x)
+            return y if adapted is None else adapted.added(index, group, x, y)
+
         x = functional.embedding(ids, model.embedding)
         if spec.embedding_scale != 1:
             x = x * torch.tensor(spec.embedding_scale, dtype=x.dtype)
         y = self._normed(x, model.layers[0], "attention_norm")
         for index, (layer, k, v) in enumerate(zip(model.layers, keys, values, strict=True)):
-            q = self._queries(index, layer, multiply(layer.qkv, y), positions, slots, k, v)
+            q = self._queries(index, layer, through(index, "qkv", layer.qkv, y), positions, slots, k, v)
             is_last = layer is model.layers[-1]
             if needed is not None and is_last:
                 if not len(needed):
                     return x[:0]
                 # Only these continue: other results of the last layer are not read.
                 mixed, x = attend(index, q, k, v).index_select(0, needed), x.index_select(0, needed)
+                adapted = None if adapted is None else adapted.only(needed)
             else:
                 mixed = attend(index, q, k, v)
-            z = self._normed(multiply(layer.out, mixed.flatten(1)), layer, "attention_out_norm")
+            z = self._normed(through(index, "out", layer.out, mixed.flatten(1)), layer, "attention_out_norm")
             y = self._added(z, x, layer.norms.get("mlp_norm"))
-            z = self._normed(self._feed_forward(index, layer, y, multiply), layer, "mlp_out_norm")
+            z = self._normed(self._feed_forward(index, layer, y, multiply, through), layer, "mlp_out_norm")
             y = self._added(z, x, model.norm if is_last else model.layers[index + 1].norms.get("attention_norm"))
         return y
 
-    def _feed_forward(self, index: int, layer: Layer, y: Tensor, multiply: Multiply) -> Tensor:
+    def _feed_forward(self, index: int, layer: Layer, y: Tensor, multiply: Multiply, through: Through) -> Tensor:
         kind, mixture = self.spec.layers[index].feed_forward, layer.feed_forward
 
         def active(x: Tensor) -> Tensor:
             return activate(x, kind.activation, is_gated=kind.is_gated)
 
         if isinstance(mixture, Dense):
-            return multiply(mixture.down, active(multiply(mixture.up, y)))
+            return through(index, "down", mixture.down, active(through(index, "up", mixture.up, y)))
         router, ups, downs = self._experts[index]
         scores = multiply(router, y)
         count = mixture.kind.count

@@ -82,6 +82,13 @@ def _by_expert(weights: Tensor, chosen: Tensor, experts: int) -> Routing:
     return Routing(weights, chosen, order.int(), first)
 
 
+def assigned(places: Tensor, count: int) -> Routing:
+    """Of tokens whose expert is known: `places` is int32 [n], below `count`, or -1 for tokens that go
+    to none. Products leave the rows of the latter unwritten.
+    """
+    return _by_expert(places.new_empty(0, 1, dtype=torch.float32), places[:, None], count)
+
+
 @triton.jit
 def experts_kernel(
     x_ptr, weights_ptr, order_ptr, first_ptr, y_ptr, EXPERTS: tl.constexpr, N_OUT: tl.constexpr, N_IN: tl.constexpr,

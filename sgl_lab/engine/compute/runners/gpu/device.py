@@ -9,12 +9,14 @@ step. On a CPU, under Triton's interpreter, the same code runs synchronously.
 from __future__ import annotations
 
 import re
+import threading
 import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain, islice
+from pathlib import Path
 
 import torch
 
@@ -24,6 +26,7 @@ from .....contracts.params import SamplingParams
 from .....contracts.spans import Block
 from ....plan import Plan, Row, RowOutput, Sampling, Score, output_of
 from ...memory import mib
+from ...models.adapters import Adapter, Loaded, read_adapter
 from ...models.decoder import Decoder
 from ...models.device_decoder import DeviceDecoder
 from ...models.devices import memory_of
@@ -94,6 +97,8 @@ class DeviceRunner:
         self.seconds = {"sampler": 0.0}
         self._device = model.device
         self._spec = model.spec
+        self._adapters = Loaded[Adapter]()
+        self._adding = threading.Lock()
         with self._at_work():
             self._n_weights = model.n_bytes
             on_device = DeviceDecoder(model, min(model.spec.context, n_pages * page_size))
@@ -202,6 +207,22 @@ class DeviceRunner:
             return tuple(found[place] for place in range(len(plan.rows)))
 
         return outputs
+
+    @property
+    def adapters(self) -> Mapping[str, str]:
+        return self._adapters.names
+
+    def add_adapter(self, folder: Path, name: str) -> None:
+        """Read an adapter; new requests get the last one of a name. ModelError, OutOfMemory."""
+        adapter = read_adapter(folder, name, self._spec)
+        with self._adding, self._at_work():
+            known = {**self._adapters.by_key, adapter.key: adapter}
+            try:
+                self._forward.adapt([*known.values()])
+            except torch.OutOfMemoryError:
+                message = f"{self._device} has no room for the adapter {name} beside {mib(self._n_weights)} of weights"
+                raise OutOfMemory(message, hint="use a smaller cache_tokens or cache_mib") from None
+            self._adapters.add(adapter, adapter)
 
     def check_block(self, block: Block) -> None:
         check_block(block, self._spec, GPU)

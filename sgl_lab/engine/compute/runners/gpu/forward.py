@@ -24,6 +24,8 @@ from ...kernels.gpu.decode import attend_decode, attend_invariant, splits_for
 from ...kernels.gpu.prefill import attend_prefill
 from ...kernels.gpu.sampling import sample
 from ...kernels.gpu.sampling_requests import SamplingRequests
+from ...models.adapters import Adapter
+from ...models.device_adapters import AdaptedTokens, DeviceAdapters
 from ...models.device_decoder import Attend, DeviceDecoder, fast, invariant
 from ..kv import KvStore
 from .edits import edits_of, is_plain, write
@@ -87,9 +89,15 @@ class Forward:
         self._fixed: dict[Shape, _Fixed] = {}
         self._fixed_to = self._table.tables
         """the tables that they read; a table that has grown is a different one"""
+        self._adapters = self._fixed_with = DeviceAdapters((), model.spec, model.device, model.dtype)
+        """the second are those that recordings read"""
         self._recorder = Recorder(model.device)
         is_cuda = model.device.type == "cuda"
         self._processors = torch.cuda.get_device_properties(model.device).multi_processor_count if is_cuda else _PROCESSORS
+
+    def adapt(self, adapters: Sequence[Adapter]) -> None:
+        """These are on the device from the next pass on. From any thread."""
+        self._adapters = DeviceAdapters(adapters, self._model.spec, self._model.device, self._model.dtype)
 
     def make_room(self, n_rows: int) -> None:
         """Prepare the rows of all passes of a step, so that none of them loses the token that a row
@@ -107,12 +115,13 @@ class Forward:
             written = self._table.update(rows)
             singles = [row for row in rows if len(row.tokens) == 1]
             shared = () if rows[0].is_exact else self._sharing.of(singles, written.only_grew)
-            described = one_pass(rows, written, needed, shared, self._tile, self._kv.page_size)
+            adapters = self._adapters
+            described = one_pass(rows, written, needed, shared, self._tile, self._kv.page_size, adapters.places)
             size = next((size for size in self._sizes if size >= len(rows)), None)
             if size is not None and len(singles) == len(rows) == len(needed):
-                return iter((self._on_fixed(described, size, samplings),))
+                return iter((self._on_fixed(described, size, samplings, adapters),))
             inputs = Inputs(*sent(described.arrays, self._model.device))
-            return self._parts(self._hidden(self._table.tables, inputs, described.shape), inputs.drawn, described.shape)
+            return self._parts(self._hidden(self._table.tables, inputs, described.shape, adapters), inputs.drawn, described.shape)
         except BaseException:
             self.forget()  # what was written to the table may not have come to the device
             raise
@@ -133,7 +142,7 @@ class Forward:
     def _logits(self, hidden: Tensor, shape: Shape) -> Tensor:
         return self._model.logits(hidden, invariant if shape.is_exact else fast)
 
-    def _hidden(self, tables: Tables, inputs: Inputs[Tensor], shape: Shape) -> Tensor:
+    def _hidden(self, tables: Tables, inputs: Inputs[Tensor], shape: Shape, adapters: DeviceAdapters) -> Tensor:
         """Everything of a pass but the head."""
         tables.flat.index_copy_(0, inputs.where, inputs.what)
         return self._model.forward(
@@ -145,6 +154,7 @@ class Forward:
             self._kv.values,
             self._attend(tables.pages, inputs, shape),
             invariant if shape.is_exact else fast,
+            AdaptedTokens(adapters, inputs.adapters) if shape.is_adapted else None,
         )
 
     def _attend(self, pages: Tensor, inputs: Inputs[Tensor], shape: Shape) -> Attend:
@@ -174,7 +184,7 @@ class Forward:
 
     # ------------------------------------------------------------ passes on buffers that stay
 
-    def _on_fixed(self, described: Pass, size: int, samplings: Sequence[Sampling]) -> Part:
+    def _on_fixed(self, described: Pass, size: int, samplings: Sequence[Sampling], adapters: DeviceAdapters) -> Part:
         """`samplings` are those of the rows. Plain sampling is part of the pass: one call launches
         all kernels of a step.
         """
@@ -186,9 +196,9 @@ class Forward:
         shape = described.shape._replace(draws=all(map(is_plain, samplings)))
         requests = [self._plain_requests(samplings, size)] if shape.draws else []
         host = gathered((*described.arrays, *requests), device)
-        if self._fixed_to is not self._table.tables:
+        if self._fixed_to is not self._table.tables or self._fixed_with is not adapters:
             self.release()
-            self._fixed_to = self._table.tables
+            self._fixed_to, self._fixed_with = self._table.tables, adapters
         fixed = self._fixed.get(shape)
         if fixed is None:
             fixed = self._fixed[shape] = self._made(shape, host.to(device, copy=True), (*described.arrays, *requests))
@@ -208,10 +218,10 @@ class Forward:
         inputs = Inputs(*found[: len(Inputs._fields)])
         requests = plain_requests(found[-1], shape.n_rows, self._model.spec.vocab) if shape.draws else None
 
-        tables = self._fixed_to
+        tables, adapters = self._fixed_to, self._fixed_with
 
         def compute() -> tuple[Tensor, ...]:
-            logits = self._logits(self._hidden(tables, inputs, shape), shape)
+            logits = self._logits(self._hidden(tables, inputs, shape, adapters), shape)
             # The caller keeps the sampled tokens: stored here, they would be continued from if this
             # were called twice.
             return (logits,) if requests is None else (logits, sample(logits, requests).packed)

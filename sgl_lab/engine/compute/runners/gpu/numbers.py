@@ -8,7 +8,7 @@ its own context.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate, chain
 from typing import Generic, NamedTuple, TypeVar
 
@@ -47,6 +47,8 @@ class Inputs(NamedTuple, Generic[A]):
     """of each of the other rows"""
     offsets: A
     """where these begin, counted from the first of them, and where the last one ends"""
+    adapters: A
+    """each token's among those on the device, or -1; empty if no token has one"""
     tiles: A
     members: A
     ends: A
@@ -73,6 +75,7 @@ class Shape(NamedTuple):
     is_shared: bool
     draws: bool = False
     """whether tokens are drawn with it"""
+    is_adapted: bool = False
 
 
 class Pass(NamedTuple):
@@ -85,9 +88,17 @@ def order(rows: Sequence[Row]) -> list[int]:
     return sorted(range(len(rows)), key=lambda i: len(rows[i].tokens) > 1)
 
 
-def one_pass(rows: Sequence[Row], written: Written, needed: Sequence[int], shared: Sequence[Group], tile: int, page_size: int) -> Pass:
+def one_pass(
+    rows: Sequence[Row],
+    written: Written,
+    needed: Sequence[int],
+    shared: Sequence[Group],
+    tile: int,
+    page_size: int,
+    adapters: Mapping[str, int],
+) -> Pass:
     """`rows` are in order and all exact or none; `needed` are tokens of the flat batch, `shared`
-    groups of its rows of one token.
+    groups of its rows of one token, `adapters` the places of adapters on the device.
     """
     is_exact = rows[0].is_exact
     counts = [len(row.tokens) for row in rows]
@@ -110,6 +121,8 @@ def one_pass(rows: Sequence[Row], written: Written, needed: Sequence[int], share
         lines, lengths, longer = line_of, [*ends, *chain.from_iterable((at + 1).tolist() for at in positions)], []
     else:
         lines, lengths = written.lines[:n_single], ends
+    is_adapted = any(row.adapter is not None for row in rows)
+    adapted = [-1 if row.adapter is None else adapters[row.adapter] for row in rows] if is_adapted else []
     arrays: Inputs[Array] = Inputs(
         where=where,
         what=what,
@@ -123,10 +136,11 @@ def one_pass(rows: Sequence[Row], written: Written, needed: Sequence[int], share
         longer_lines=_ints(written.lines[n_single:] if longer else ()),
         longer_lengths=_ints(row.end for row in longer),
         offsets=_ints((0, *accumulate(len(row.tokens) for row in longer))),
+        adapters=np.repeat(_ints(adapted), counts if is_adapted else []),
         **_shared(shared, written.lines, n_single, tile, page_size),
     )
     longest = max((len(row.tokens) for row in longer), default=0)
-    return Pass(arrays, Shape(len(lines), longest, len(needed) == sum(counts), is_exact, bool(shared)))
+    return Pass(arrays, Shape(len(lines), longest, len(needed) == sum(counts), is_exact, bool(shared), is_adapted=is_adapted))
 
 
 def _shared(groups: Sequence[Group], lines: Sequence[int], n_rows: int, tile: int, page_size: int) -> dict[str, Array]:
@@ -156,7 +170,8 @@ def padded(a_pass: Pass, size: int) -> Pass:
     n_most = size // 2 if a_pass.shape.is_shared else 0
     sizes = dict.fromkeys(("tiles", "ends", "group_lines", "group_lengths"), n_most) | {"members": 2 * n_most, "first": 2 * n_most}
     sizes |= {"where": 2 * size, "what": 2 * size, "ids": 0, "longer_lines": 0, "longer_lengths": 0, "offsets": 1}
-    fill = {"slots": -1, "tiles": -1}
+    sizes |= {} if a_pass.shape.is_adapted else {"adapters": 0}
+    fill = {"slots": -1, "tiles": -1, "adapters": -1}
     named = a_pass.arrays._asdict()
     filled: Inputs[Array] = Inputs(*(_filled(array, sizes.get(name, size), fill.get(name, 0)) for name, array in named.items()))
     return Pass(filled, a_pass.shape._replace(n_rows=size))
