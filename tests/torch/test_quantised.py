@@ -122,6 +122,13 @@ def test_others_are_refused_by_name(base: Path, tmp_path: Path, given: object, m
     assert "GGUF" in str(error.value.hint)
 
 
+def test_floats_that_are_said_to_be_quantised_are_refused(base: Path, tmp_path: Path) -> None:
+    write(tmp_path / "model", base, {"quant_method": "awq", "bits": 4, "group_size": 64}, 64)
+    (tmp_path / "model" / "model.safetensors").write_bytes((base / "model.safetensors").read_bytes())
+    with pytest.raises(ModelDamaged, match="no linear is stored so"):
+        read_spec(tmp_path / "model")
+
+
 def test_numbers_that_do_not_fit_are_refused(base: Path, tmp_path: Path) -> None:
     given = {"quant_method": "gptq", "bits": 4, "group_size": 64}
     write(tmp_path / "model", base, given, 64)

@@ -19,7 +19,7 @@ def read_bytes(path: Path, *, most: int = MAX_JSON) -> bytes:
             raise ModelDamaged(f"{path} has {size} bytes, at most {most} are read")
         return path.read_bytes()
     except FileNotFoundError:
-        raise ModelMissing(f"{path} does not exist") from None
+        raise ModelMissing(f"{path} does not exist", hint="put that file of the original model beside the weights") from None
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror}") from None
 

@@ -81,6 +81,10 @@ class Quantised:
         self._scheme = scheme
         self._rest = checkpoint
         self._shapes = {name: (shape[0], shape[1]) for name, shape in expected.items() if _part(name, "qweight") in checkpoint}
+        if not self._shapes:
+            raise ModelDamaged(
+                f"{checkpoint.folder}: config.json says {scheme.method}, and no linear is stored so", hint=f"delete {KEY} if it has floats"
+            )
         self.unstored = {name: shape for name, shape in expected.items() if name not in self._shapes}
         """the shapes of the other tensors"""
         wanted: dict[str, tuple[int, ...]] = {}
