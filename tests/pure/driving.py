@@ -7,6 +7,7 @@ import select
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any
 
 from sgl_lab.contracts.events import (
@@ -243,11 +244,13 @@ class Bench:
         return group.handle, listener
 
 
-def bench(runner: Runner | None = None, context: int = 4096, **config: Any) -> Bench:
+def bench(runner: Runner | None = None, context: int = 4096, clock: Callable[[], float] | None = None, **config: Any) -> Bench:
     chosen = EngineConfig(**({"n_pages": 1024} | config))
     fold = Fold()
     runner = runner or HashRunner(chosen.n_pages, chosen.page_size)
-    return Bench(Engine(chosen, runner, ByteTokenizer(), context=context, namespace=("test",), emit=fold), fold)
+    ticks = count()  # of less than a microsecond: what is drafted must not depend on how busy the machine is
+    clock = clock or (lambda: next(ticks) / 1e7)
+    return Bench(Engine(chosen, runner, ByteTokenizer(), context=context, namespace=("test",), emit=fold, clock=clock), fold)
 
 
 def expect_idle(bench: Bench) -> None:

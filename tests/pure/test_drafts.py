@@ -275,7 +275,7 @@ def test_random_jobs_say_the_same_with_and_without_drafts_however_a_runner_compu
         assert listener.output.ids == tuple(twin[: len(listener.output.ids)])
         assert listener.output.finish_reason in ("length", "abort")
         n_accepted += listener.output.usage.accepted_tokens
-    assert (n_accepted > 300) == (draft_tokens > 0)
+    assert (n_accepted > 100) == (draft_tokens > 0)
     assert b.engine.stats()["evictions"] > 20
     assert not b.fold.of(EngineFault)
     expect_idle(b)

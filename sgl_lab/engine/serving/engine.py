@@ -28,6 +28,7 @@ from .metrics import Metrics
 from .open_groups import OpenGroups
 from .processing import Process
 from .recovery import Recovery
+from .scheduling.costs import StepCosts
 from .scheduling.drafts import Drafts
 from .scheduling.request import EXACT
 from .scheduling.scheduler import ScheduledStep, Scheduler
@@ -70,7 +71,8 @@ class Engine:
         intake = Intake(config, vocabulary, context, namespace, self.exact_namespace, pins, grammars, clock, embedding, adapting)
         self.spellings = intake.spellings
         self.gen, self.score, self.warm, self.pin, self.prepare = intake.gen, intake.score, intake.warm, intake.pin, intake.prepare
-        self._drafts = Drafts(config.draft_tokens)
+        self._costs = StepCosts()
+        self._drafts = Drafts(config.draft_tokens, self._costs)
         drafts = self._drafts if config.draft_tokens else None
         self._scheduler = scheduler = Scheduler(config, self._pool, self._tree, runner.copy_page, emit, drafts)
         self._groups = OpenGroups(config, scheduler, pins, intake.refusal, self._metrics, emit, self.report_raised, clock)
@@ -162,6 +164,7 @@ class Engine:
         self._metrics.n_steps += 1
         self._metrics.n_rows += len(plan.rows)
         self._metrics.tokens["overrun"] += len(overrun)
+        self._costs.observe(len(plan.rows), sum(len(row.tokens) - 1 for row in plan.rows), (now - since) * 1000)
         self._emit(
             StepRan(
                 plan.step,
@@ -245,7 +248,7 @@ class Engine:
         self._scheduler.check(pin.lease for pin in self._pins.pinned)
 
     def stats(self) -> dict[str, float]:
-        return self._metrics.stats(self._runner, self._tree, self._scheduler, self._pins)
+        return self._metrics.stats(self._runner, self._tree, self._scheduler, self._pins) | self._costs.stats()
 
     def close(self) -> None:
         """Answer open requests with EngineStopped and free the runner's memory."""

@@ -48,6 +48,11 @@ METRICS = (
     Metric("pages_pinned", "Pinned pages.", {"": "pages_pinned"}),
     Metric("pins", "Prefixes that are pinned.", {"": "pins"}),
     Metric("step_ms", "Mean time of a step, in milliseconds.", {"": "step_ms"}),
+    Metric(
+        "step_cost_ms",
+        "What a step costs on this machine, in milliseconds: itself, each row, each draft token.",
+        {f'part="{part}"': f"step_{part}_ms" for part in ("base", "row", "token")},
+    ),
     Metric("step_rows", "Mean number of rows of a step.", {"": "step_rows"}),
     Metric("tree_nodes", "Nodes of the radix tree.", {"": "nodes"}),
 )

@@ -48,6 +48,9 @@ _NAMES = {
     "unpriced": "of unknown cost",
     "step_ms": "time of a step",
     "step_rows": "rows in a step",
+    "step_base_ms": "cost of a step",
+    "step_row_ms": "cost of a row",
+    "step_token_ms": "cost of a draft",
 }
 _INKS = {"cached_prompt_tokens": palette.CACHED, "computed_tokens": palette.COMPUTED, "generated_tokens": palette.GENERATED}
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from ....contracts.ids import Namespace, RequestId
 from ..cache.node import Tokens
 from ..cache.tree import RadixTree
+from .costs import StepCosts
 from .request import Request
 
 KEY = 3
@@ -42,6 +43,8 @@ LONGEST_PAUSE = 32
 BORDER = -1
 """between the tokens of different requests"""
 LEAST_TRUST = 0.2
+SURE = 0.8
+"""trust in the tree above which other rows are taken to have drafts as good"""
 QUIET = 8
 """tokens after a search that found nothing, before the next search is worth waiting for"""
 
@@ -90,6 +93,8 @@ class DraftState:
     is_in_tree: bool = True
     """all tokens so far may be in the tree"""
     width: int = 0
+    is_proven: bool = False
+    """all of the last draft was accepted"""
     resume: int = 0
     """no n-gram is looked for before this many tokens are generated"""
     pause: int = 1
@@ -120,30 +125,34 @@ class DraftState:
 class Drafts:
     """At most `most` tokens are drafted at a time."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, costs: StepCosts | None = None) -> None:
         self._most = most
+        self._costs = costs or StepCosts()
         self._texts: dict[Namespace, tuple[Corpus, Corpus]] = {}
         """texts of requests that are over, older and newer; the older are forgotten when the newer
         are full
         """
         self._states: dict[RequestId, DraftState] = {}
-        self._trust = 0.5
-        """share of recent n-gram draft tokens that were accepted, of all requests"""
+        self._trust = {TREE: 1.0, NGRAM: 0.5}
+        """by source: share of recent draft tokens that were accepted, of all requests"""
 
     def draft(self, tree: RadixTree, request: Request, n_most: int, n_rows: int) -> Tokens:
         """Draft tokens that are worth their cost in a step of `n_rows` rows; often none."""
         state = self._states.get(request.id) or self._begin(request)
-        price = _price(n_rows)
+        costs = self._costs.costs
+        even, uneven = costs.price(n_rows, is_even=True), costs.price(n_rows, is_even=False)
+        prices = {TREE: even if state.trust[TREE] > SURE else uneven, NGRAM: uneven, SEAM: even}
         expected = state.expected(request.generated)
         if request.respelled and not request.generated:
-            expected = self._at_the_seam(tree, request, state, price)
-        if not expected and state.is_in_tree and state.trust[TREE] >= price:
+            expected = self._at_the_seam(tree, request, state, prices[NGRAM])
+        if not expected and state.is_in_tree and state.trust[TREE] >= prices[TREE]:
             continuation = tree.continuation(request.namespace, request.span(0, request.n_tokens), 4 * self._most)
             state.is_in_tree = bool(continuation)
             expected = state.expect(TREE, continuation, len(request.generated))
-        if not expected and len(request.generated) >= state.resume and state.trust[NGRAM] >= price:
+        if not expected and len(request.generated) >= state.resume and state.trust[NGRAM] >= prices[NGRAM]:
             expected = state.expect(NGRAM, self._like_before(request, state), len(request.generated))
-        draft = expected[: min(state.width, self._most, n_most)] if state.trust[state.source] >= price else ()
+        width = state.width if state.is_proven else min(state.width, costs.width(n_rows) + len(request.respelled))
+        draft = expected[: min(width, self._most, n_most)] if state.trust[state.source] >= prices[state.source] else ()
         state.quiet_until = 0 if draft else len(request.generated) + QUIET
         return draft
 
@@ -153,7 +162,7 @@ class Drafts:
         """
         again = request.respelled
         continuation = tree.continuation(request.namespace, request.span(0, request.n_tokens), 4 * self._most)
-        if continuation[: len(again)] == again and state.trust[TREE] == 1:
+        if continuation[: len(again)] == again and state.trust[TREE] > SURE:
             return state.expect(TREE, continuation, 0)
         continuation = self._like_before(request, state) if state.trust[NGRAM] >= price else ()
         if continuation and request.matcher is not None and request.matcher.within(continuation[:1]):
@@ -177,8 +186,9 @@ class Drafts:
             return source
         share = n_accepted / n_drafted
         state.trust[source] += 0.3 * (share - state.trust[source])
-        if source == NGRAM:
-            self._trust += 0.1 * (share - self._trust)
+        if source in self._trust:
+            self._trust[source] += 0.1 * (share - self._trust[source])
+        state.is_proven = n_accepted == n_drafted and source != SEAM
         if n_accepted == n_drafted:
             state.width = min(2 * state.width, self._most)
             state.pause = 1
@@ -211,7 +221,7 @@ class Drafts:
         params = request.params
         is_greedy = params is not None and params.temperature == 0
         is_same = is_greedy or (params is not None and params.seed is not None)
-        trust = {TREE: 1.0 if is_same else 0.5, NGRAM: max(self._trust, LEAST_TRUST), SEAM: 1.0}
+        trust = {TREE: max(self._trust[TREE], LEAST_TRUST) if is_same else 0.5, NGRAM: max(self._trust[NGRAM], LEAST_TRUST), SEAM: 1.0}
         widths = {TREE: SURE_WIDTH if is_greedy else FIRST_WIDTH, NGRAM: FIRST_WIDTH, SEAM: len(request.respelled)}
         state = self._states[request.id] = DraftState(trust, widths, frozenset(request.banned_early))
         return state
@@ -232,12 +242,3 @@ class Drafts:
 def drawable(tokens: Tokens) -> Tokens:
     """The beginning of `tokens` that a model can draw: up to a border, or a position of a block."""
     return tokens if not tokens or min(tokens) >= 0 else tokens[: next(i for i, token in enumerate(tokens) if token < 0)]
-
-
-def _price(n_rows: int) -> float:
-    """Share of draft tokens that must be accepted: the cost of an additional token of a step
-    relative to a row of its own.
-
-    Measured on the native step: one row is limited by memory, eight and more by arithmetic.
-    """
-    return min(0.75, 0.12 + 0.08 * (n_rows - 1))
