@@ -142,6 +142,7 @@ def test_a_batch_runs_node_by_node_where_that_computes_less(tmp_path: Path) -> N
     assert numbers["tokens node by node"] * 2 < numbers["tokens item by item"]
     _, _, roomy = run(300)
     assert roomy["tokens node by node"] >= 0.95 * roomy["tokens item by item"]
+    assert run(2000)[2] == {}  # there is room for all items at once
     with pytest.raises(BadArgument, match=r"by must be one of auto, items, nodes, not 'node'"):
         judge.compile().run_batch(rows, by="node", backend=ScriptedBackend())
 

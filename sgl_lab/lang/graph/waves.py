@@ -25,8 +25,8 @@ BLOCK = 16
 """tokens that are counted as cached together"""
 GAIN = 0.95
 """share of the tokens that may be left, for items to wait for each other"""
-MOST_ROWS = 256
-"""rows that are counted: more have the same answer"""
+LEAST_ROWS, MOST_ROWS = 16, 256
+"""rows that are counted; between these, twice as many as run at once"""
 
 
 def steps_of(graph: Graph) -> Mapping[int, int]:
@@ -86,7 +86,11 @@ def counted(graph: Graph, rows: Sequence[Mapping[str, str]], backend: object, n_
         return Report("batch", "all items run at once: their nodes meet already")
     if not isinstance(backend, Backend) or not isinstance(backend, Sized):
         return Report("batch", "the size of the backend's cache is not known")
-    asked = [requests(graph, row, backend, steps, defaults) for row in rows[:MOST_ROWS]]
+    first = requests(graph, rows[0], backend, steps, defaults)
+    if sum(len(prompt) for step in first for prompt in step) * len(rows) <= backend.cache_tokens:
+        return Report("batch", "the cache has room for all items at once")
+    n_rows = min(MOST_ROWS, max(LEAST_ROWS, 2 * n_open))
+    asked = [first, *(requests(graph, row, backend, steps, defaults) for row in rows[1:n_rows])]
     by_item = sum(_computed(asked, n_open, backend.cache_tokens))
     by_node = sum(_computed(asked, len(asked), backend.cache_tokens))
     words = "node by node across the items computes less" if by_node < GAIN * by_item else "item by item computes about as little"
