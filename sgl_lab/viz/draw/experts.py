@@ -34,7 +34,7 @@ def legend(load: Load) -> str:
     return (
         f"{counted(load.n_tokens, 'token')} computed in this run, each by {load.top_k} of {load.count} experts in each of "
         f"{counted(len(load.layers), 'layer')}. A token has the colour and the number of the expert that most layers weighted "
-        "highest; one that was cached before the run has none."
+        "highest; one that was cached before the run, or drawn last, has none."
     )
 
 

@@ -45,6 +45,8 @@ class Line:
     expert: int | None = None
     """the one that it is coloured by"""
     expert_note: str = ""
+    is_routed: bool = False
+    """whether colours are those of experts"""
 
     @property
     def name(self) -> str:
@@ -112,7 +114,7 @@ def _routed(inspection: Inspection, line: Line) -> Line:
     if inspection.routes is None or line.position is None:
         return line
     expert, words = experts.noted(inspection.routes, line.position)
-    return replace(line, expert=expert, expert_note=words)
+    return replace(line, expert=expert, expert_note=words, is_routed=True)
 
 
 def _cut(lines: Iterable[Line], n: int) -> Iterator[Line]:
@@ -175,16 +177,21 @@ def _chip(line: Line) -> Markup:
     ink = palette.INKS.get(line.cls, palette.SENT)
     where = f"id {line.name}, position {line.position}" if line.name else f"a piece of text, number {line.position}"
     described = "\n".join(filter(None, (f"{ink.glyph} {line.cls}: {ink.meaning}", where, line.note)))
+    edge, fill = f"2px {'solid' if ink.line == 'none' else ink.line} {ink.both}", palette.tint(ink.both, 0.12)
+    if line.expert is not None:
+        edge, fill = f"2px solid {experts.ink(line.expert)}", palette.tint(experts.ink(line.expert), 0.3)
+    elif line.is_routed:
+        edge, fill = "2px dotted rgba(128,128,128,0.6)", "transparent"
     box = css(
         display="inline-block",
         text_align="center",
-        border_bottom=f"2px {'solid' if ink.line == 'none' else ink.line} {ink.both}",
-        background_color=palette.tint(ink.both, 0.12) if line.expert is None else palette.tint(experts.ink(line.expert), 0.3),
+        border_bottom=edge,
+        background_color=fill,
         border_radius="3px",
         padding="0 3px",
     )
     text = tag("span", {"style": css(display="block", font_family="monospace", font_size="13px", white_space="pre")}, _visible(line.text))
-    below = line.name if line.expert is None else f"E{line.expert}"
+    below = f"E{line.expert}" if line.expert is not None else "–" if line.is_routed else line.name
     number = tag("span", {"style": css(display="block", font_size="10px", line_height="1.3", opacity="0.7")}, below)
     return tag("span", {"title": described, "style": box}, text, number)
 
