@@ -39,8 +39,11 @@ def instructions() -> str | None:
 
 def counts(cell: Any) -> list[Any]:
     """Every count in a cell's outputs: of the frozen views (in their metadata) and of plain dictionaries. Those of a cell with the tag
-    `elsewhere` are 0 here: another process made them, in its own time.
+    `elsewhere` are 0 here: another process made them, in its own time. A cell with the tag `optional` has none: it needs files that
+    are not everywhere.
     """
+    if "optional" in cell.metadata.get("tags", ()):
+        return []
     found = _counts(cell)
     return [dict.fromkeys(each, 0) for each in found] if "elsewhere" in cell.metadata.get("tags", ()) else found
 
