@@ -68,6 +68,11 @@ class Setup:
     def plain(self) -> Row:
         return asdict(self)
 
+    @property
+    def of_lab(self) -> Setup:
+        """What of it decides the lab. The rest is how programs are run on one."""
+        return replace(self, parallel=1, hint=True, overlap=True)
+
     def lab(self, progress: Progress) -> Lab:
         """A lab of its own. Errors as of `Lab`."""
         return Lab(

@@ -29,7 +29,8 @@ def measure(
     """Run the named workloads on `lab`, or on one of their own that `setup` makes.
 
     Of `all`, those that the data or the model cannot run are left out, with the reason. With
-    `ablated` there is one workload, and an outcome for each thing left out, each in a lab of its own.
+    `ablated` there is one workload, and an outcome for each thing left out, in a lab for each set of
+    settings that a lab has: the model is loaded again only for another lab.
     """
     is_all = list(names) == [ALL]
     workloads = list(WORKLOADS.values()) if is_all else [find(name) for name in names]
@@ -42,12 +43,14 @@ def measure(
     if ablated:
         if len(workloads) != 1:
             raise BadArgument("one thing at a time is left out of one workload", hint="name one")
-        for name, change in bench.ABLATIONS.items():
-            changed = change(setup)
-            with changed.lab(notify) as own:
-                outcomes[name] = bench.run(workloads[0], data, own, changed, n, notify, watch)
+        arms = {name: change(setup) for name, change in bench.ABLATIONS.items()}
+        for of_lab in dict.fromkeys(arm.of_lab for arm in arms.values()):
+            with of_lab.lab(notify) as own:
+                for name, arm in arms.items():
+                    if arm.of_lab == of_lab:
+                        outcomes[name] = bench.run(workloads[0], data, own, arm, n, notify, watch)
                 machine = machine_of(own)
-        return Results(machine, setup.plain(), outcomes)
+        return Results(machine, setup.plain(), {name: outcomes[name] for name in arms})
     with ExitStack() as open_labs:
         on = lab or open_labs.enter_context(setup.lab(notify))
         for workload in workloads:

@@ -97,6 +97,8 @@ def test_an_ablation_changes_one_setting() -> None:
     for name, change in ABLATIONS.items():
         n = sum(a != b for a, b in zip(Setup().plain().values(), change(Setup()).plain().values(), strict=True))
         assert n == (name != "full"), name
+    own = [name for name, change in ABLATIONS.items() if change(Setup()).of_lab != Setup().of_lab]
+    assert own == ["no cache", "no tree", "FCFS", "random order", "no drafts", "no forced tokens"]
 
 
 def test_results_survive_their_file_and_others_are_refused(tmp_path: Path) -> None:
