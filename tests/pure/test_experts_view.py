@@ -9,6 +9,8 @@ import pytest
 from sgl_lab.contracts.events import Entry, Event, ExpertsChosen, ForkOpened, RequestQueued, Sample, StepRan, StreamExtended, TokensSampled
 from sgl_lab.contracts.ids import ExprId, ForkId, RequestId, RunId
 from sgl_lab.viz.draw import experts as draw
+from sgl_lab.viz.draw import inspection
+from sgl_lab.viz.draw.inspection import Line
 from sgl_lab.viz.views.experts import ExpertsView, Routes, load_of, most_often
 from sgl_lab.viz.views.tokens import TokensView
 
@@ -73,6 +75,15 @@ def test_what_an_earlier_request_of_the_run_computed_is_known_of_a_later_one() -
     for entry in (*RUN, *entries(RequestQueued(other, CHILD, None, "gen", (10, 11, 99), 4, other))):
         view.fold(entry)
     assert view.routes(other) == Routes((0, 3), 2, {0: "0120", 1: "1213"})
+
+
+def test_a_token_that_no_expert_computed_has_none_of_their_colours() -> None:
+    one, none = (str(inspection._chip(Line(3, 14, "x", "generated", expert=expert, is_routed=True))) for expert in (2, None))
+    assert ">E2<" in one
+    assert one.count(draw.INKS[2]) + one.count("31,162,135") >= 1
+    assert ">–<" in none
+    assert "transparent" in none
+    assert ">14<" in str(inspection._chip(Line(3, 14, "x", "generated")))
 
 
 @pytest.mark.parametrize(("chosen", "first"), [("0123", (0, 1)), ("3130", (3, 2)), ("2011", (1, 1))])
