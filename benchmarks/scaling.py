@@ -98,7 +98,7 @@ def exponent(sizes: Sequence[int], costs: Sequence[float]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--most", type=int, default=10_000, help="largest size; up to a million; requests: 10,000")
+    parser.add_argument("--most", type=int, choices=SIZES[2:], default=10_000, help="largest size; of requests at most 10,000")
     options = parser.parse_args()
     sizes = [size for size in SIZES if size <= options.most]
     few = [size for size in sizes if size <= 10_000]
