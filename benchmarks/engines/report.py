@@ -85,7 +85,7 @@ def text(results: Results) -> str:
 def head(results: Results) -> list[str]:
     machine, options = results["machine"], results["options"]
     return [
-        f"SmolLM2-135M-Instruct, greedy, {options['threads']} threads of {machine['cores']} ({machine['cpu']}), "
+        f"{options['model']}, greedy, {options['threads']} threads of {machine['cores']} ({machine['cpu']}), "
         f"load {machine['load']:.2f} at start, commit {machine['commit']}.",
         f"Median of {options['reps']} after one run that warms up, each cold and with text of its own; fewer where they take longer "
         f"than {options['budget_s']:.0f} s. ~ is one run without warm-up, for what takes that long alone.",

@@ -108,7 +108,7 @@ def row(title: str, ours: bool = False, **figures: list[float]) -> dict[str, Any
 
 def results(**engines: dict[str, Any]) -> dict[str, Any]:
     machine = {"cpu": "a CPU", "cores": 2, "load": 0.0, "commit": "abc"}
-    options = {"reps": 3, "threads": 2, "budget_s": 5.0}
+    options = {"model": "smollm2", "reps": 3, "threads": 2, "budget_s": 5.0}
     return {"machine": machine, "options": options, "engines": engines}
 
 
