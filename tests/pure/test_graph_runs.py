@@ -388,6 +388,7 @@ def test_a_plan_has_the_tokens_of_the_run_to_two_percent(tmp_path: Path) -> None
     for row in rows:
         state = compiled.run(**row, backend=made, temperature=0)
     real = made._resident.stats()
+    real["computed_tokens"] -= real["rejected_tokens"]  # how much is drafted depends on how long steps take
     for name in ("prompt_tokens", "cached_tokens", "computed_tokens"):
         assert planned.counts()[name] == pytest.approx(real[name], rel=0.02), name
     again = compiled.plan(rows[:1], made, [state.token_ids()], temperature=0)

@@ -137,7 +137,7 @@ def test_when_thousands_came_and_some_were_cancelled_and_some_failed_nothing_is_
         preemptions=n_events[RequestPreempted],
         growth=f"{growth / 2**20:.1f} MiB",
     )
-    assert set(threading.enumerate()) == threads
+    assert set(threading.enumerate()) <= threads
     assert growth <= 32 * 2**20
 
     assert not faults

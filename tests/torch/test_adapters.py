@@ -214,3 +214,16 @@ def test_what_is_no_plain_lora_is_refused_by_name(base: Path, tmp_path: Path, ch
     with pytest.raises(ModelMissing, match="not a folder"):
         runner.add_adapter(tmp_path / "none", "x")
     assert not runner.adapters
+
+
+def test_a_key_that_is_not_there_has_pefts_default_and_one_without_a_default_is_named(base: Path, tmp_path: Path) -> None:
+    runner = TorchRunner(load_tiny(base).model, 16)  # type: ignore[arg-type]
+    folder = write_adapter(tmp_path / "adapter", 0, ("q_proj",))
+    path = folder / "adapter_config.json"
+    kept = {key: value for key, value in json.loads(path.read_text()).items() if key in ("peft_type", "r", "lora_alpha", "target_modules")}
+    path.write_text(json.dumps(kept))
+    runner.add_adapter(folder, "x")
+    assert list(runner.adapters) == ["x"]
+    path.write_text(json.dumps({key: value for key, value in kept.items() if key != "peft_type"}))
+    with pytest.raises(ModelError, match="peft_type = None is not supported"):
+        runner.add_adapter(folder, "y")

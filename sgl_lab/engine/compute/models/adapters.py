@@ -30,7 +30,7 @@ _GROUPS: dict[Group, tuple[Part, ...]] = {"qkv": ("q", "k", "v"), "out": ("o",),
 _PREFIX = "base_model.model."
 _PLAIN: Mapping[str, tuple[object, ...]] = {
     "peft_type": ("LORA",),
-    "bias": ("none",),
+    "bias": (None, "none"),
     "modules_to_save": (None, []),
     "use_dora": (None, False),
     "fan_in_fan_out": (None, False),
@@ -76,7 +76,7 @@ def read_adapter(folder: Path, name: str, spec: ModelSpec, dtype: torch.dtype = 
     config = read_json(folder / "adapter_config.json")
     for key, plain in _PLAIN.items():
         if config.get(key) not in plain:
-            raise ModelError(f"{folder}: {key} = {config[key]!r:.60} is not supported", hint="plain LoRA adapters are")
+            raise ModelError(f"{folder}: {key} = {config.get(key)!r:.60} is not supported", hint="plain LoRA adapters are")
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if type(rank) is not int or not 0 < rank <= MAX_RANK or isinstance(alpha, bool) or not isinstance(alpha, int | float):
         raise ModelError(f"{folder}: r and lora_alpha must be numbers, not {rank!r:.40} and {alpha!r:.40}")
