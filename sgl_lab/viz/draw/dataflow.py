@@ -86,7 +86,7 @@ def _side(side: Side, width: float) -> Markup:
 def html(title: str, sides: Sequence[Side], reports: Sequence[Sequence[str]]) -> Markup:
     """The picture, and what each pass says. The first row of `reports` has the headings."""
     drawn = image(picture(title, sides), title)
-    passes = details("What each pass did", grid(reports), is_open=True) if len(reports) > 1 else note("no pass ran")
+    passes = details("What each pass did", grid(reports, unbroken=(0, 1)), is_open=True) if len(reports) > 1 else note("no pass ran")
     return panel("", "ok", "", [drawn, passes])
 
 

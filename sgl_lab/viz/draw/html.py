@@ -8,7 +8,7 @@ legible on light and dark.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from ...contracts.legible import clipped
 from . import palette
@@ -92,9 +92,15 @@ def table(rows: Iterable[tuple[str, str]]) -> Markup:
     )
 
 
-def grid(rows: Sequence[Sequence[str]]) -> Markup:
-    """A table whose first row holds the column headings."""
+def grid(rows: Sequence[Sequence[str]], unbroken: Collection[int] = ()) -> Markup:
+    """A table whose first row holds the column headings. Cells of the columns `unbroken` stay on one
+    line.
+    """
     cell = css(padding="2px 18px 2px 0", text_align="left", border="none", background="transparent")
     head = tag("tr", {}, *(tag("th", {"style": f"{cell};{_MUTED};{css(font_weight='600')}"}, clipped(name, 60)) for name in rows[0]))
-    body = [tag("tr", {}, *(tag("td", {"style": cell}, clipped(value, 200)) for value in row)) for row in rows[1:]]
+    whole = f"{cell};{css(white_space='nowrap')}"
+    body = [
+        tag("tr", {}, *(tag("td", {"style": whole if at in unbroken else cell}, clipped(value, 200)) for at, value in enumerate(row)))
+        for row in rows[1:]
+    ]
     return tag("table", {"style": css(border_collapse="collapse", font_size="14px", margin="4px 0")}, head, *body)
