@@ -114,8 +114,8 @@ class Row:
     adapter: str | None = None
     """key of the one that its tokens pass through (`Adapting`)"""
     is_overlapped: bool = False
-    """its one token is the one that the step before, still in flight, draws for this request;
-    `tokens` holds a placeholder
+    """its one token is the one that the step before, still in flight, draws for this request. The
+    runner reads it there: the 0 in `tokens` is not a token
     """
 
     @property

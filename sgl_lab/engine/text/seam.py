@@ -108,9 +108,9 @@ class Spellings:
 
     def _beyond(self, rest: bytes) -> Iterator[int]:
         texts, tokens = self._in_order()
-        first = bisect_left(texts, rest)
-        for index in range(first, len(texts)):
-            if texts[index] != rest and (_is_inside_character(rest) or not texts[index].startswith(rest)):
+        fits = rest.__eq__ if _is_inside_character(rest) else lambda text: text.startswith(rest)
+        for index in range(bisect_left(texts, rest), len(texts)):
+            if not fits(texts[index]):
                 break
             yield tokens[index]
 

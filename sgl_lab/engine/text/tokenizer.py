@@ -170,9 +170,11 @@ class Tokenizer:
         """Text of `ids`, with or without special tokens. Bytes that are not UTF-8 become U+FFFD; no
         character goes on behind a special token.
         """
+        if special:
+            return b"".join(map(self.token_bytes, ids)).decode("utf-8", errors="replace")
         runs = groupby(ids, key=lambda token: token in self.special_ids or token in self.eos_ids)
-        texts = ((hidden, b"".join(map(self.token_bytes, run))) for hidden, run in runs)
-        return "".join(data.decode("utf-8", errors="replace") for hidden, data in texts if special or not hidden)
+        shown = (b"".join(map(self.token_bytes, run)) for is_hidden, run in runs if not is_hidden)
+        return "".join(data.decode("utf-8", errors="replace") for data in shown)
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes that a token, or a position of a block, stands for; none for ids without a token."""

@@ -31,7 +31,7 @@ from .passes.report import Context, Report
 from .plan import Planned, plan
 from .tracing import traced_here
 from .values import Node, arguments_in_order
-from .waves import Waves, counted, is_by_node, steps_of
+from .waves import Waves, check_order, counted, pays, turns_of
 
 R = TypeVar("R")
 
@@ -150,6 +150,7 @@ class Compiled:
         if unknown := settings.keys() - SETTINGS:
             raise unknown_argument("run_batch", min(unknown), sorted(SETTINGS))
         n_open = checked_width(num_threads)
+        check_order(by)
         settings = self._defaults() | settings
         rows = self.rows(batch_arguments)
         over = self._over(rows)
@@ -157,7 +158,7 @@ class Compiled:
         order = over._order(rows) if reorder and not generator_style else list(range(len(rows)))
         is_free = not (settings.get("stream") or generator_style or len(rows) < 2)
         waves = None
-        if is_by_node(by, lambda: over._counted(rows, n_open, settings) if is_free else Report("batch", "")) and is_free:
+        if is_free and (by == "nodes" or (by == "auto" and pays(over._counted(rows, n_open, settings).numbers))):
             waves, n_open = Waves(len(rows), n_open), len(rows)
         items = [partial(over._execution, rows[index], settings, is_async=True, siblings=siblings, waves=waves) for index in order]
         if settings.get("stream"):
@@ -174,9 +175,7 @@ class Compiled:
         with INTERRUPTS.watched():
             return States(_back(list(results), order))
 
-    def batch_report(
-        self, batch_arguments: Sequence[object], *, num_threads: int | Literal["auto"] = "auto", **settings: object
-    ) -> Report:
+    def batch_report(self, batch_arguments: Sequence[object], *, num_threads: int | Literal["auto"] = "auto", **settings: object) -> Report:
         """Tokens that a batch would compute item by item and node by node, in this backend's cache."""
         rows = self.rows(batch_arguments)
         return self._over(rows)._counted(rows, checked_width(num_threads), self._defaults() | settings)
@@ -289,7 +288,7 @@ class Compiled:
         return Execution(state, coroutine if is_async else body, is_async)
 
     async def _in_waves(self, waves: Waves, graph: Graph, feeder: Feeder, run: Run) -> None:
-        steps = steps_of(graph)
+        steps = turns_of(graph)
         try:
             for step in sorted(set(steps.values())):
                 async with waves.turn():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from ...contracts.errors import BadArgument
@@ -29,9 +29,9 @@ LEAST_ROWS, MOST_ROWS = 16, 256
 """rows that are counted; between these, twice as many as run at once"""
 
 
-def steps_of(graph: Graph) -> Mapping[int, int]:
-    """The step of each gen and select, from 0. Those at the same place in the children of a fork
-    are one step, because they share the parent's text.
+def turns_of(graph: Graph) -> Mapping[int, int]:
+    """The turn of each gen and select, from 0. Those at the same place in the children of a fork
+    are one turn, because they share the parent's text.
     """
     keys: dict[tuple[int, int], int] = {}
     found: dict[int, int] = {}
@@ -67,7 +67,7 @@ class Waves:
             yield
 
     def leave(self) -> None:
-        """An item takes no more turns."""
+        """Remove an item: the others no longer wait for it."""
         self._n_items -= 1
         self._look()
 
@@ -81,7 +81,7 @@ def counted(graph: Graph, rows: Sequence[Mapping[str, str]], backend: object, n_
     """Tokens that would be computed in either order, in a cache of the backend's size. The report
     has no numbers where the orders are the same, or nothing is known of the cache.
     """
-    steps = steps_of(graph)
+    steps = turns_of(graph)
     if len(rows) <= n_open or len(set(steps.values())) < 2:
         return Report("batch", "all items run at once: their nodes meet already")
     if not isinstance(backend, Backend) or not isinstance(backend, Sized):
@@ -93,17 +93,19 @@ def counted(graph: Graph, rows: Sequence[Mapping[str, str]], backend: object, n_
     asked = [first, *(requests(graph, row, backend, steps, defaults) for row in rows[1:n_rows])]
     by_item = sum(_computed(asked, n_open, backend.cache_tokens))
     by_node = sum(_computed(asked, len(asked), backend.cache_tokens))
-    words = "node by node across the items computes less" if by_node < GAIN * by_item else "item by item computes about as little"
-    return Report("batch", words, {"tokens item by item": by_item, "tokens node by node": by_node})
+    numbers = {"tokens item by item": by_item, "tokens node by node": by_node}
+    words = "node by node across the items computes less" if pays(numbers) else "item by item computes about as little"
+    return Report("batch", words, numbers)
 
 
-def is_by_node(order: object, report: Callable[[], Report]) -> bool:
-    """Whether a batch runs node by node. `report` counts both orders; it is called for "auto"."""
+def check_order(order: object) -> None:
+    """BadArgument unless it is one of `ORDERS`."""
     if order not in ORDERS:
         raise BadArgument(f"by must be one of {', '.join(ORDERS)}, not {order!r:.40}")
-    if order != "auto":
-        return order == "nodes"
-    numbers = report().numbers
+
+
+def pays(numbers: Mapping[str, int]) -> bool:
+    """Whether the numbers of a report are for node by node."""
     return bool(numbers) and numbers["tokens node by node"] < GAIN * numbers["tokens item by item"]
 
 

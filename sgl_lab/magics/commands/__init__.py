@@ -21,10 +21,6 @@ from . import (
 )
 from .command import Command
 
-COMMANDS: dict[str, Command] = {
-    name: command
-    for question in (
-        *(models, backends, now, history, explain, whatif, graphs, plans, keep, bench, background, cache, serve, snippets, config),
-    )
-    for name, command in question.COMMANDS.items()
-}
+_TOPICS = (models, backends, now, history, explain, whatif, graphs, plans, keep, bench, background, cache, serve, snippets, config)
+
+COMMANDS: dict[str, Command] = {name: command for question in _TOPICS for name, command in question.COMMANDS.items()}

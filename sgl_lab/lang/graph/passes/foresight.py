@@ -15,18 +15,14 @@ from ....contracts.prefixes import n_common
 from ...expressions import Argument, Fork, Gen, Reference, RoleBegin, RoleEnd, Select, Text, Warm
 from ..dataflow import Graph
 from ..values import Call, Use, Value
+from .reading import beginning, n_tokens, sources, steps_of
 from .report import Context, Report, nothing
 
 LEAST = 32
 """tokens that two calls have in common at their beginnings, for the second to read what the first left"""
 
-
-def sources(graph: Graph, number: int) -> list[int]:
-    """The nodes that have to be done before a node. A call starts by itself."""
-    node, before = graph.nodes[number], graph.before[number]
-    found = [*graph.reads[number], *node.after]
-    is_first_of_call = before is not None and before == graph.parents.get(node.strand) and not isinstance(graph.nodes[before].value, Fork)
-    return found if before is None or is_first_of_call else [*found, before]
+BEGINS = (Text, Argument, Reference, RoleBegin, RoleEnd)
+"""what the beginning of a call consists of"""
 
 
 def apply(graph: Graph, context: Context) -> tuple[Graph, Report]:
@@ -44,15 +40,6 @@ def apply(graph: Graph, context: Context) -> tuple[Graph, Report]:
     farthest = max(use.next - use.step for use in uses.values())
     numbers = {"requests": len(uses), "read again": n_again, "steps until then at most": farthest}
     return replace(graph, nodes=nodes), Report("foresight", "the engine knows when what a request leaves is read again", numbers)
-
-
-def steps_of(graph: Graph) -> list[int]:
-    """The step at which each node is ready; of a gen or select, its own."""
-    steps: list[int] = []
-    for number, node in enumerate(graph.nodes):
-        ready = max((steps[each] for each in sources(graph, number)), default=0)
-        steps.append(ready + isinstance(node.value, Gen | Select))
-    return steps
 
 
 def _after(graph: Graph) -> list[int]:
@@ -89,7 +76,8 @@ def _next_uses(graph: Graph, steps: Sequence[int], alike: Mapping[int, Sequence[
 
 def _alike(graph: Graph, context: Context) -> Mapping[int, list[int]]:
     """For each call, the later ones that begin with the same long text."""
-    begun = [(strand, _beginning(graph, numbers)) for strand, numbers in sorted(graph.strands.items()) if _is_call(graph, numbers)]
+    calls = sorted((strand, numbers) for strand, numbers in graph.strands.items() if _is_call(graph, numbers))
+    begun = [(strand, beginning(graph, numbers, BEGINS)) for strand, numbers in calls]
     groups: defaultdict[Value, list[tuple[int, tuple[Value, ...]]]] = defaultdict(list)
     for strand, start in begun:
         if start:
@@ -99,20 +87,10 @@ def _alike(graph: Graph, context: Context) -> Mapping[int, list[int]]:
         for at, (strand, start) in enumerate(members):
             for other, its in members[at + 1 :]:
                 shared = start[: n_common(start, its)]
-                if context.count("".join(value.text for value in shared if isinstance(value, Text))) >= LEAST:
+                if n_tokens(shared, context) >= LEAST:
                     found[strand].append(other)
     return found
 
 
 def _is_call(graph: Graph, numbers: Sequence[int]) -> bool:
     return isinstance(graph.nodes[numbers[0]].value, Call)
-
-
-def _beginning(graph: Graph, numbers: Sequence[int]) -> tuple[Value, ...]:
-    start: list[Value] = []
-    for number in numbers[1:]:
-        value = graph.nodes[number].value
-        if not isinstance(value, Text | Argument | Reference | RoleBegin | RoleEnd):
-            break
-        start.append(value)
-    return tuple(start)

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from ...expressions import Gen, Select
 from ..dataflow import Graph
-from .foresight import sources
+from .reading import sources
 from .report import Context, Report, nothing
 
 Waits = tuple[int, frozenset[int]]

@@ -14,11 +14,13 @@ from ...expressions import Argument, Gen, RoleBegin, RoleEnd, Select, Text, Warm
 from ..dataflow import Graph
 from ..edit import Placed, placed, rebuilt
 from ..values import Call, Node, Value
-from .foresight import steps_of
+from .reading import beginning, n_tokens, steps_of
 from .report import Context, Report, nothing
 
 LEAST = 32
 """tokens: a shorter beginning is not worth a request"""
+BEGINS = (Text, Argument, RoleBegin, RoleEnd)
+"""what can be computed before the program runs"""
 
 
 def apply(graph: Graph, context: Context) -> tuple[Graph, Report]:
@@ -26,7 +28,7 @@ def apply(graph: Graph, context: Context) -> tuple[Graph, Report]:
     steps = steps_of(graph)
     for nodes in graph.strands.values():
         head = graph.nodes[nodes[0]]
-        if isinstance(head.value, Call) and not head.region and (start := _beginning(graph, nodes)):
+        if isinstance(head.value, Call) and not head.region and (start := beginning(graph, nodes, BEGINS)):
             first = next((number for number in nodes if isinstance(graph.nodes[number].value, Gen | Select)), nodes[-1])
             groups[start[0], steps[first]].append((nodes[0], start))
     shared: dict[tuple[Value, ...], list[int]] = {}
@@ -34,7 +36,7 @@ def apply(graph: Graph, context: Context) -> tuple[Graph, Report]:
         start = members[0][1]
         for _, other in members:
             start = start[: n_common(start, other)]
-        if len(members) > 1 and _tokens(start, context) >= LEAST:
+        if len(members) > 1 and n_tokens(start, context) >= LEAST:
             shared[start] = [call for call, _ in members]
     if not shared:
         return nothing(graph, "warm", "no calls begin with the same long text")
@@ -49,24 +51,10 @@ def apply(graph: Graph, context: Context) -> tuple[Graph, Report]:
         order[where:where] = [(None, node) for node in added]
         last = ~(where + len(added) - 1)
         order = [(old, replace(node, after=(*node.after, last)) if old in calls else node) for old, node in order]
-        saved += (len(calls) - 1) * _tokens(start, context)
+        saved += (len(calls) - 1) * n_tokens(start, context)
     numbers = {"beginnings": len(shared), "tokens not computed again": saved}
     words = "beginnings that calls have in common are computed once, before the calls start together"
     return rebuilt(graph, order, labels=tuple(labels)), Report("warm", words, numbers)
-
-
-def _beginning(graph: Graph, numbers: tuple[int, ...]) -> tuple[Value, ...]:
-    start: list[Value] = []
-    for number in numbers[1:]:
-        value = graph.nodes[number].value
-        if not isinstance(value, Text | Argument | RoleBegin | RoleEnd):
-            break
-        start.append(value)
-    return tuple(start)
-
-
-def _tokens(start: tuple[Value, ...], context: Context) -> int:
-    return context.count("".join(value.text for value in start if isinstance(value, Text)))
 
 
 def _shifted(order: list[Placed], where: int, by: int) -> list[Placed]:
