@@ -91,9 +91,10 @@ class TextStream:
         n_before = len(self._decoded)
         begun = self._decoder.getstate()[0]
         piece = self._decoder.decode(data)
-        alone = begun.decode(errors="replace")  # two characters for half of a surrogate
-        if begun and piece.startswith(alone) and not (begun + data).startswith(_BROKEN.encode()):
-            self._broken = n_before + len(alone), self.n_tokens
+        if begun and not (begun + data).startswith(_BROKEN.encode()):
+            alone = begun.decode(errors="replace")  # two characters for half of a surrogate
+            if piece.startswith(alone):
+                self._broken = n_before + len(alone), self.n_tokens
         if is_hidden and data:
             self._hidden.append((n_before + len(piece) - len(data.decode(errors="replace")), n_before + len(piece)))
         self._append(piece, may_stop)

@@ -9,6 +9,7 @@ the engine.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 SHAPE = (8.0, 1.0, 1.0)
 """step : row : token before anything is measured, about as on the native step with AVX-512"""
@@ -53,6 +54,14 @@ class Costs:
         return max(1, int(RISK * (self.step + self.row * n_rows) / max(1e-9, self.token * n_rows)))
 
 
+class Prices(NamedTuple):
+    """Of a draft token in a step of some number of rows."""
+
+    even: float
+    uneven: float
+    width: int
+
+
 class StepCosts:
     """Least squares of relative errors, with weights that decay, on steps of few tokens. The
     prior keeps what no step tells apart, such as step and row where all steps have equally many.
@@ -64,6 +73,7 @@ class StepCosts:
         self._targets = [0.0] * 3
         self._weight = self._scales = 0.0
         self._found: Costs | None = Costs(*SHAPE)
+        self._prices: dict[int, Prices] = {}
 
     def observe(self, n_rows: int, n_more: int, ms: float) -> None:
         """A step of `n_rows` rows with one token each, and `n_more` tokens, took `ms`."""
@@ -84,6 +94,16 @@ class StepCosts:
         self._weight = KEPT * self._weight + 1
         self._scales = KEPT * self._scales + scale
         self._found = None
+        self._prices.clear()
+
+    def prices(self, n_rows: int) -> Prices:
+        """Computed once between two steps: every row of a step asks."""
+        found = self._prices.get(n_rows)
+        if found is None:
+            costs = self.costs
+            even, uneven = costs.price(n_rows, is_even=True), costs.price(n_rows, is_even=False)
+            found = self._prices[n_rows] = Prices(even, uneven, costs.width(n_rows))
+        return found
 
     @property
     def costs(self) -> Costs:

@@ -139,8 +139,7 @@ class Drafts:
     def draft(self, tree: RadixTree, request: Request, n_most: int, n_rows: int) -> Tokens:
         """Draft tokens that are worth their cost in a step of `n_rows` rows; often none."""
         state = self._states.get(request.id) or self._begin(request)
-        costs = self._costs.costs
-        even, uneven = costs.price(n_rows, is_even=True), costs.price(n_rows, is_even=False)
+        even, uneven, most = self._costs.prices(n_rows)
         prices = {TREE: even if state.trust[TREE] > SURE else uneven, NGRAM: uneven, SEAM: even}
         expected = state.expected(request.generated)
         if request.respelled and not request.generated:
@@ -151,7 +150,7 @@ class Drafts:
             expected = state.expect(TREE, continuation, len(request.generated))
         if not expected and len(request.generated) >= state.resume and state.trust[NGRAM] >= prices[NGRAM]:
             expected = state.expect(NGRAM, self._like_before(request, state), len(request.generated))
-        width = state.width if state.is_proven else min(state.width, costs.width(n_rows) + len(request.respelled))
+        width = state.width if state.is_proven else min(state.width, most + len(request.respelled))
         draft = expected[: min(width, self._most, n_most)] if state.trust[state.source] >= prices[state.source] else ()
         state.quiet_until = 0 if draft else len(request.generated) + QUIET
         return draft
