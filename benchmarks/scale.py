@@ -129,7 +129,7 @@ def router(urls: Sequence[str], policy: str, token: str) -> Iterator[str]:
     port, metrics = free_port(), free_port()
     command = [
         *(str(ROUTER / "bin" / "python"), "-m", "sglang_router.launch_router", "--worker-urls", *urls),
-        *("--policy", policy, "--host", "127.0.0.1", "--port", str(port), "--prometheus-port", str(metrics), "--api-key", token),
+        *("--policy", policy, "--host", "127.0.0.1", "--port", str(port), "--prometheus-port", str(metrics), f"--api-key={token}"),
         *("--log-level", "warn", "--health-check-interval-secs", "2", "--health-failure-threshold", "1"),
         *("--retry-max-retries", "5", "--cb-failure-threshold", "2"),
     ]
