@@ -120,7 +120,7 @@ class Controls {
       setText(shown, values[at].text);
       this.values[name] = at;
       clearTimeout(this.timer);
-      this.timer = setTimeout(() => this.view.store.model.send({ kind: "set", values: this.values }), SETTLE_MS);
+      this.timer = setTimeout(() => this.view.store.model.send({ kind: "set", values: { ...this.values } }), SETTLE_MS);
     };
     const input = isRange
       ? keyed(el("input", {
