@@ -21,15 +21,16 @@ from weakref import WeakSet
 from .contracts.capabilities import TOKEN_LEVEL
 from .contracts.errors import BackendUnsupported, BadArgument, EngineStopped, ModelMissing, OutOfMemory, SglError
 from .contracts.events import Emit, ModelLoaded
-from .contracts.ids import RequestId
+from .contracts.ids import Namespace, RequestId
 from .contracts.policies import BELADY, EVICTIONS
-from .contracts.port import ModelCard, Usage, WarmJob
-from .contracts.spans import Block, shown_at
+from .contracts.port import ModelCard, ScoreJob, ScoreOutput, Usage, WarmJob
+from .contracts.spans import Block, blocks_in, shown_at
 from .contracts.tree import TreeSnapshot
 from .engine.files.fetch import Progress, unseen
 from .engine.serving.config import EngineConfig
 from .engine.serving.forked import begin_to_load, check_not_forked, is_forked
 from .engine.serving.replies import ReplyListener, encoded
+from .engine.serving.scheduling.request import ADAPTER
 from .lang.keywords import all_suggest
 from .lang.state import ProgramState
 from .recorded import RecordedLab
@@ -197,6 +198,7 @@ class Lab(RecordedLab):
         from .engine.serving.resident import Resident
 
         namespace, context, tokenizer = loaded.namespace, loaded.spec.context, loaded.tokenizer
+        self._runner = runner
         engine = Engine(config, runner, tokenizer, context=context, namespace=namespace, emit=self.emit)
         self._resident = Resident(engine, cursor=partial(getattr, self.ring, "cursor"), after_close=_trim)
         with _known:
@@ -320,6 +322,56 @@ class Lab(RecordedLab):
         from .engine.tools.drift import measure
 
         return measure(self.backend, self.flush)
+
+    def score(self, jobs: Sequence[ScoreJob]) -> tuple[ScoreOutput, ...]:
+        """The log-probabilities of the jobs' choices. The jobs start together, so what their prompts
+        share is computed once. An interrupt cancels all of them.
+        """
+        replies = [ReplyListener[ScoreOutput](self.backend) for _ in jobs]
+        requests: list[RequestId] = []
+        try:
+            with self.backend.at_once():
+                requests += [self.backend.score(job, reply) for job, reply in zip(jobs, replies, strict=True)]
+            return tuple(reply.answer() for reply in replies)
+        except BaseException:
+            for request in requests:
+                self.backend.cancel(request)
+            raise
+
+    def attention(self, ids: Sequence[int]) -> list[list[list[float]]]:
+        """The attention of the last of these tokens over all of them, by layer and head: each list
+        adds up to 1. It is recomputed beside the engine, by the torch twin of the model.
+
+        BackendUnsupported for a model on a GPU, one that transformers computes, and for too many
+        tokens; OutOfMemory if there is no room for the twin.
+        """
+        from .engine.compute.runners.looking import attention_of, readable
+
+        self.backend.poll()
+        twin = readable(getattr(self._runner, "model", None), self.card.name, self.card.device)
+        found: list[list[list[float]]] = attention_of(twin, ids, self.blocks_of(ids)).tolist()
+        return found
+
+    def blocks_of(self, ids: Sequence[int]) -> tuple[Block, ...]:
+        """The blocks in a sequence, of pictures that are still kept. BackendUnsupported if one is not."""
+        blocks = []
+        for place in dict.fromkeys(place.content for _, _, place in blocks_in(ids)):
+            block = None if self._sight is None else self._sight.kept(place.digest)
+            if block is None:
+                raise BackendUnsupported(f"the {place.kind} {place.title} is no longer kept", hint="run the cell again")
+            blocks.append(block)
+        return tuple(blocks)
+
+    def adapter_of(self, namespace: Namespace) -> str | None:
+        """The name of the adapter whose KV is in that namespace of the tree; None for the model alone.
+        BadArgument if it is no longer loaded.
+        """
+        key = next((part.removeprefix(ADAPTER) for part in namespace if part.startswith(ADAPTER)), None)
+        adapting = self._resident.engine.adapting
+        name = next((name for name, known in adapting.adapters.items() if known == key), None) if adapting else None
+        if key is not None and name is None:
+            raise BadArgument("the adapter of this run is no longer loaded", hint="`%sgl adapter FOLDER NAME` loads it")
+        return name
 
     # ------------------------------------------------------------ operations
 

@@ -86,6 +86,8 @@ class LocalBackend(TokenizedBackend):
             one.fork = job.fork if job.goes_on else None
             queued = RequestQueued(one.id, job.fork, expr, one.kind, one.prompt, one.limit, group.id, one.first_needed)
             one.foreseen = job.foreseen
+            if isinstance(job, ScoreJob) and one is group.requests[0]:
+                queued = replace(queued, choices=job.choices)
             self.emit(replace(queued, goes_on=True, foreseen=job.foreseen) if job.goes_on else queued)
         self._resident.submit(group)
         return group.id

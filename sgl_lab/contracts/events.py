@@ -186,6 +186,8 @@ class RequestQueued:
     """whether its stream may ask again, until ForksEnded; False if that is not known"""
     foreseen: Foreseen | None = None
     """of a traced program"""
+    choices: tuple[tuple[int, ...], ...] = ()
+    """of the first request of a score: the tokens of each choice after its first `reusable + 1` ones"""
 
 
 # ---------------------------------------------------------------- scheduler

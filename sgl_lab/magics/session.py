@@ -20,11 +20,12 @@ from .printing import say
 from .settings import Settings
 
 if TYPE_CHECKING:
-    from ..contracts.ids import RequestId, RunId
+    from ..contracts.ids import Namespace, RequestId, RunId
     from ..recorded import RecordedLab
     from ..serve import Door
     from ..session import Lab
     from ..trace import Record
+    from ..viz.explain.attribution.blame import Blame
     from .dashboard import Dashboard
 
 SLICE_S = 0.05
@@ -59,6 +60,8 @@ class Session:
         """pins by the name given to `%sgl cache pin`"""
         self.replayed: dict[str, Record] = {}
         """runs read from files, by the files' names"""
+        self.blamed: dict[tuple[RunId, str], Blame] = {}
+        """what `%sgl blame` found, by run and title of the answer"""
         self._noticed: set[str] = set()
         """notices of labs that were printed already"""
 
@@ -88,6 +91,12 @@ class Session:
         # a lab keeps a record after its end
         runs_now = not record.vocab and not any(read is record for read in self.replayed.values())
         return next((lab for lab in labs if runs_now or any(kept is record for kept in tuple(lab.records))), None)
+
+    def lab_with(self, namespace: Namespace | None) -> RecordedLab | None:
+        """A lab whose model has that namespace: it can score what another session recorded."""
+        if namespace is None:
+            return None
+        return next((lab for lab in _labs() if (own := lab.card.namespace) and namespace[: len(own)] == own), None)
 
     def run(self, word: str | None = None) -> Record:
         """The run that was shown last, or the one that `word` names.

@@ -118,18 +118,24 @@ class Record:
     @property
     def namespace(self) -> Namespace | None:
         """The namespace of its first request; None if there was none."""
+        return next(iter(self.namespaces.values()), None)
+
+    @property
+    def namespaces(self) -> dict[RequestId, Namespace]:
+        """The namespace of each request."""
         of = {node.node: node.namespace for node in self.snapshot.nodes}
+        found: dict[RequestId, Namespace] = {}
         for entry in self.entries:
             match entry.event:
                 case NodeInserted(node=node, namespace=namespace):
                     of[node] = namespace
                 case NodeSplit(node=node, upper=upper):
                     of[upper] = of[node]
-                case PrefixMatched(node=node) if node in of:
-                    return of[node]
+                case PrefixMatched(request=request, node=node) if node in of:
+                    found[request] = of[node]
                 case _:
                     pass
-        return None
+        return found
 
     def spell(self, token: int) -> str:
         """The text of a token that occurs, once the run has ended; `<id>` before that. For a block's

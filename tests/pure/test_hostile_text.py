@@ -29,10 +29,15 @@ from sgl_lab.trace import Record, read_jsonl, write_jsonl
 from sgl_lab.trace.files import check_ours, write_whole
 from sgl_lab.trace.record import MARK
 from sgl_lab.viz import bundle
+from sgl_lab.viz.draw import attention as draw_attention
 from sgl_lab.viz.draw import bars, canvas, chart, dataflow, dot, experts, html, page, perfetto, stats, still, text, whatif, workers
+from sgl_lab.viz.draw import blame as draw_blame
 from sgl_lab.viz.draw import diff as draw_diff
 from sgl_lab.viz.draw import inspection as draw_inspection
 from sgl_lab.viz.draw import why as draw_why
+from sgl_lab.viz.explain.attention import attention
+from sgl_lab.viz.explain.attribution.blame import Blame, Reading
+from sgl_lab.viz.explain.attribution.pieces import Piece
 from sgl_lab.viz.explain.diff import diff
 from sgl_lab.viz.explain.why import why
 from sgl_lab.viz.freeze import freeze
@@ -114,6 +119,11 @@ class Drawn:
         load = Load((0, 1), 2, 1, 3, [Counter({0: 1, 1: 2}), Counter({0: 3})])
         counts = {"cached_tokens": 1, "pages_free": 2, "step_ms": 0.5}
         every = inspections(last.entries)
+        two = (Piece(1, 2, payload, payload, "text"), Piece(2, 3, payload, payload, "generated"))
+        scored = ((0, 1), 0, False, Reading(-1.0, 0), -9.0, ((1, 4.0),), 0.7, 8, 9, 40, 90, 0, ((4,), (5,)), (1, None))
+        blamed = Blame(payload, "select", "word", (1, 2, 3, 4), two, (4.0, -0.5), (4, 5), *scored)
+        looked = attention(payload, (1, 2, 3), (4, 5), 1, [[[0.4, 0.3, 0.2, 0.1]] * 2] * 2)
+        either = [(looked, lambda token: payload), (looked, lambda token: payload, blamed)]
         marks = tuple(dataflow.Row(n, n % 2, kind, payload, (0,) * (n > 0), (1,) * (n == 0)) for n, kind in enumerate(dataflow.MARKS))
         sides = [dataflow.Side(payload, marks), dataflow.Side(payload, marks[:2])]
         behind = [workers.WorkerRow(payload, False, 1, 2, 40, 30, ((payload, 2),))]
@@ -125,6 +135,8 @@ class Drawn:
             "whatif": whatif.html(served).source,
             "dataflow": dataflow.html(payload, sides, [("pass", ""), (payload, payload)]).source,
             "experts": experts.html(load).source,
+            "blame": draw_blame.html(blamed, lambda token: payload).source,
+            "attention": "".join(draw_attention.html(*given).source for given in either),
             "stats": stats.html(payload, counts).source,
             "workers": workers.html(behind).source,
             "table": html.table([("model", payload), (payload, "x")]).source,
@@ -150,6 +162,8 @@ class Drawn:
             "diff": draw_diff.text(parted, first.spell, last.spell),
             "whatif": whatif.text(served),
             "experts": experts.text(load),
+            "blame": draw_blame.text(blamed, lambda token: payload),
+            "attention": "\n".join(draw_attention.text(*given) for given in either),
             "stats": stats.text(payload, counts),
             "workers": "\n".join(map(" ".join, workers.table(behind))),
             "lanes": text.lanes(folded.lanes.full()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import (
+    attribute,
     backends,
     background,
     bench,
@@ -21,6 +22,23 @@ from . import (
 )
 from .command import Command
 
-_TOPICS = (models, backends, now, history, explain, whatif, graphs, plans, keep, bench, background, cache, serve, snippets, config)
+_TOPICS = (
+    models,
+    backends,
+    now,
+    history,
+    explain,
+    attribute,
+    whatif,
+    graphs,
+    plans,
+    keep,
+    bench,
+    background,
+    cache,
+    serve,
+    snippets,
+    config,
+)
 
 COMMANDS: dict[str, Command] = {name: command for question in _TOPICS for name, command in question.COMMANDS.items()}

@@ -38,11 +38,11 @@ def _tokens(shell: Shell, session: Session, words: Words) -> None:
     """
     record, name = _run_and_name(session, words)
     found = inspections(record.entries)
-    chosen = [one for one in found if name is None or _is_called(one, name)]
+    chosen = [one for one in found if name is None or is_called(one, name)]
     if not found:
         raise OptionError(f"{record.title} sent no request to the model")
     if not chosen:
-        raise nearest(str(name), _names(found), f"gen, select or fork of {record.title}")
+        raise nearest(str(name), names_of(found), f"gen, select or fork of {record.title}")
     load = load_of(record.entries)
     if (layer := words.options.get("--layer")) is not None:
         _show_layer(chosen, layer)
@@ -76,15 +76,15 @@ def _run_and_name(session: Session, words: Words) -> tuple[Record, str | None]:
     if first is None:
         return last, None
     found = inspections(last.entries)
-    if any(_is_called(one, first) for one in found):
+    if any(is_called(one, first) for one in found):
         return last, first
     try:
         return session.run(first), None
     except OptionError:
-        raise nearest(first, (*_names(found), *session.run_names()), f"gen, select or fork of {last.title}, or run") from None
+        raise nearest(first, (*names_of(found), *session.run_names()), f"gen, select or fork of {last.title}, or run") from None
 
 
-def _is_called(one: Inspection, name: str) -> bool:
+def is_called(one: Inspection, name: str) -> bool:
     """Whether `name` is the inspection's own name, the name of a fork that contains it, or both, as
     `s[0] > answer`.
     """
@@ -93,17 +93,17 @@ def _is_called(one: Inspection, name: str) -> bool:
     return name in path or steps in (path[: len(steps)], path[-len(steps) :])
 
 
-def _names(found: Iterable[Inspection]) -> tuple[str, ...]:
-    """The names that `_is_called` accepts, shortest first."""
+def names_of(found: Iterable[Inspection]) -> tuple[str, ...]:
+    """The names that `is_called` accepts, shortest first."""
     paths = [one.title.split(STEP) for one in found]
     steps = [path[-1] for path in paths] + [step for path in paths for step in path[:-1]]
     return tuple(dict.fromkeys([*steps, *(one.title for one in found)]))
 
 
-def _completions(session: Session, before: Sequence[str]) -> tuple[str, ...]:
+def completions(session: Session, before: Sequence[str]) -> tuple[str, ...]:
     """The names in the given run, or in the last one."""
     with suppress(OptionError):
-        return _names(inspections(session.run(before[0] if before else None).entries))[:MAX_NAMES]
+        return names_of(inspections(session.run(before[0] if before else None).entries))[:MAX_NAMES]
     return ()
 
 
@@ -116,6 +116,6 @@ COMMANDS = {
         2,
         {"--text": "", "--layer": "the number of a layer"},
         takes_runs=True,
-        names_in=_completions,
+        names_in=completions,
     ),
 }

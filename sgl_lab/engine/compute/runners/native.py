@@ -88,6 +88,10 @@ class NativeRunner:
         self._step: int | None = made.value
         self._underway: ref[_Underway] | None = None
 
+    @property
+    def model(self) -> PackedDecoder:
+        return self._model
+
     def run(self, plan: Plan) -> tuple[RowOutput, ...]:
         return self.start(plan)()
 

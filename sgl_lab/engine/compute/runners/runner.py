@@ -60,6 +60,10 @@ class TorchRunner:
         self._model = model
         self._exact = ExactRows(model, self.kv, self._draws)
 
+    @property
+    def model(self) -> Decoder | ForeignDecoder:
+        return self._model
+
     def run(self, plan: Plan) -> tuple[RowOutput, ...]:
         with torch.inference_mode():
             exact = tuple(row for row in plan.rows if row.is_exact)

@@ -49,6 +49,11 @@ class Sight:
             self._keep(key, block)
             return block
 
+    def kept(self, digest: str) -> Block | None:
+        """The block of a picture that was seen; None if it was dropped since, or is of another model."""
+        with self._lock:
+            return self._blocks.get(digest)
+
     def _keep(self, key: str, block: Block) -> None:
         self._blocks[key] = block
         self._n_bytes += _size(block)
