@@ -213,7 +213,14 @@ def test_effects_that_do_not_add_up_are_reported_as_worth_little() -> None:
     found = blamed(6, Either({}))
     words, means_little = draw.quality(found)
     assert means_little, words
-    assert words.startswith("This result means little")
+    assert words.startswith("This result means little: all pieces together are worth 19.06 nats, and their effects add up to 0.06")
+
+    class Odd(World):
+        def value(self, prompt: Sequence[int]) -> float:
+            return -1.0 - 5.0 * (sum(token < 100 for token in prompt) % 2)
+
+    words, means_little = draw.quality(blamed(10, Odd({})))
+    assert (means_little, "the effects do not predict what happens" in words) == (True, True)
     good, warned = draw.quality(blamed(6, World({1: 5.0})))
     assert (good.startswith("Quality: good"), warned) == (True, False)
 

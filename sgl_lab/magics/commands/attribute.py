@@ -49,7 +49,7 @@ def _blame(shell: Shell, session: Session, words: Words) -> None:
     parts = pieces(one.prompt, by, lab.spell)
     found = blame(one, parts, lab.score, by=by, of=of, seed=int(seed), job=job)
     session.blamed[record.run, one.title] = found
-    counts = {"pieces": len(parts), "scored": found.n_scored, "computed_tokens": found.n_computed, "naive_tokens": found.n_naive}
+    counts = {"pieces": len(parts), "scored": found.n_scored, "naive_tokens": found.n_naive}
     show(shell, words, draw_blame.html(found, lab.spell), draw_blame.text(found, lab.spell), counts)
 
 

@@ -74,6 +74,10 @@ def quality(blame: Blame) -> tuple[str, bool]:
     if blame.lds < FAIR:
         why = "the effects do not predict what happens when other pieces are left out"
         return f"This result means little: {why} ({score}). {measured}".rstrip(), True
+    together, added = blame.full.value - blame.bare, sum(blame.effects)
+    if not blame.is_fitted and together > 1.0 and added < FAIR * together:
+        why = f"all pieces together are worth {together:.2f} nats, and their effects add up to {added:.2f}: one stands in for another"
+        return f"This result means little: {why} ({score}). {measured}".rstrip(), True
     word = "good" if blame.lds >= GOOD else "fair, the pieces act together"
     return f"Quality: {word} ({score}). {measured}".rstrip(), False
 
