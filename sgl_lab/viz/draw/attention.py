@@ -12,6 +12,7 @@ from ...contracts.spans import is_inside
 from ..explain.attention import Attention, compared
 from ..explain.attribution.blame import Blame
 from . import palette
+from .blame import signed
 from .escape import Child, Markup, css, tag
 from .html import details, grid, note
 from .numbers import counted, percent
@@ -131,7 +132,7 @@ def _visible(text: str) -> str:
 
 def table(found: Attention, blame: Blame) -> list[tuple[str, str, str]]:
     """Blame's first pieces with both measures, below headings."""
-    rows = [(f"{one.effect:+.2f} nats", percent(one.share), f"“{clipped(one.text.strip(), 100)}”") for one in compared(found, blame)]
+    rows = [(f"{signed(one.effect)} nats", percent(one.share), f"“{clipped(one.text.strip(), 100)}”") for one in compared(found, blame)]
     return [("blame", "attention", f"{blame.by} of the largest effect on the answer"), *rows]
 
 

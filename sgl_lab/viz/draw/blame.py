@@ -25,6 +25,8 @@ MOST_TEXT = 24_000
 """characters of the shaded prompt"""
 NOTABLE = 0.1
 """share of the largest effect from which a number stands in the prompt"""
+MISSED = 0.1
+"""share of what all pieces are worth together below which the effects of single ones miss it"""
 BARELY = 0.05
 """nats below which no effect is worth a number"""
 
@@ -34,6 +36,11 @@ class Part(NamedTuple):
 
     text: str
     piece: int | None
+
+
+def signed(effect: float) -> str:
+    """With two digits, and no sign before a zero that was rounded down."""
+    return f"{round(effect, 2) + 0.0:+.2f}"
 
 
 def heading(blame: Blame, spell: Spell) -> str:
@@ -63,7 +70,7 @@ def method(blame: Blame) -> str:
 
 def quality(blame: Blame) -> tuple[str, bool]:
     """How far the effects can be trusted, in words, and whether they mean little."""
-    drops = ", ".join(f"{drop:+.2f} without the top {k}" for k, drop in ((k, -drop) for k, drop in blame.drops))
+    drops = ", ".join(f"{signed(drop)} without the top {k}" for k, drop in ((k, -drop) for k, drop in blame.drops))
     measured = f"Top-k drop: {drops}." if drops else ""
     largest = max(map(abs, blame.effects), default=0.0)
     if blame.lds is None:
@@ -75,7 +82,7 @@ def quality(blame: Blame) -> tuple[str, bool]:
         why = "the effects do not predict what happens when other pieces are left out"
         return f"This result means little: {why} ({score}). {measured}".rstrip(), True
     together, added = blame.full.value - blame.bare, sum(blame.effects)
-    if not blame.is_fitted and together > 1.0 and added < FAIR * together:
+    if not blame.is_fitted and together > 1.0 and added < MISSED * together:
         why = f"all pieces together are worth {together:.2f} nats, and their effects add up to {added:.2f}: one stands in for another"
         return f"This result means little: {why} ({score}). {measured}".rstrip(), True
     word = "good" if blame.lds >= GOOD else "fair, the pieces act together"
@@ -131,10 +138,10 @@ def _shaded(blame: Blame, spell: Spell) -> Markup:
             shown.append(tag("span", {"style": css(opacity="0.45", font_size="12px")}, text))
             continue
         effect = blame.effects[piece]
-        title = f"number {places[piece]}: {effect:+.2f} nats"
+        title = f"number {places[piece]}: {signed(effect)} nats"
         shown.append(tag("span", {"title": title, "style": _fill(effect, largest)}, text))
         if abs(effect) >= max(NOTABLE * largest, BARELY):
-            shown.append(tag("span", {"style": f"{_NUMBER};{css(color=_ink(effect))}"}, f"{effect:+.2f}"))
+            shown.append(tag("span", {"style": f"{_NUMBER};{css(color=_ink(effect))}"}, signed(effect)))
     answer = css(border_bottom=f"2px solid {palette.GENERATED.both}", font_weight="600")
     before, after = ("".join(map(spell, tokens)) for tokens in (blame.answer[: blame.of[0]], blame.answer[blame.of[1] :]))
     shown.append(tag("span", {"title": "the answer, before the tokens that count"}, before))
@@ -223,7 +230,7 @@ def _table(blame: Blame, rows: list[Row]) -> Markup:
         )
         cells = [
             tag("td", {"style": right}, row.rank),
-            tag("td", {"style": right}, f"{row.effect:+.2f}"),
+            tag("td", {"style": right}, signed(row.effect)),
             tag("td", {"style": f"{whole};{css(min_width='94px')}"}, tag("span", {"style": bar}, "")),
             *([] if blame.is_fitted else [tag("td", {"style": whole}, row.without)]),
             tag("td", {"style": f"{whole};{css(opacity='0.65')}"}, row.role),
@@ -239,5 +246,5 @@ def text(blame: Blame, spell: Spell) -> str:
     lines = [heading(blame, spell), method(blame), quality(blame)[0], cost(blame)]
     for row in table_rows(blame, spell):
         without = f"{row.without:<16}" if row.without else ""
-        lines.append(f"{row.rank:>4}{row.effect:>+9.2f}  {without}{row.role:<10}{row.text}".rstrip())
+        lines.append(f"{row.rank:>4}{signed(row.effect):>9}  {without}{row.role:<10}{row.text}".rstrip())
     return legible("\n".join(lines))
