@@ -7,10 +7,14 @@
 The first makes a random model of each family (those of `tests/torch/family_models.py`) and prints
 the largest difference of logprobs from transformers' own in float32: of torch in float32 cold, then
 in chunks, batched and cached; the mean difference of the native step in bfloat16, as a share of
-their spread; and tokens per second of one row, native and by transformers. `--edges` tries
-configurations around the edges of each family: they are equal, or refused by name. `--model`
-compares a real model with transformers on the dequantised file: greedy tokens, the perplexity of a
-text, load time and tokens per second.
+their spread; and tokens per second of one row, of a decode of 48 tokens and of a prefill of 100: of the
+native step, and of transformers with as many threads in float32, which on CPUs without bfloat16
+instructions is its faster type. Speeds are the best of five turns, ours and theirs alternating, of
+the same random model, which is wider (`WIDE`).
+
+`--edges` tries configurations around the edges of each family: they are equal, or refused by name.
+`--model` compares a real model with transformers on the dequantised file: greedy tokens, the
+perplexity of a text, load time and tokens per second.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -52,6 +57,7 @@ if TYPE_CHECKING:
 GREEDY = SamplingParams(temperature=0, ignore_eos=True)
 WIDE = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 8, "num_hidden_layers": 4, "vocab_size": 4096}
 """for tokens per second: heads of 32 dimensions"""
+TURNS = 5
 TEXT = Path(__file__).resolve().parents[1] / "docs" / "engine.md"
 
 
@@ -82,6 +88,20 @@ def packed(changes: dict[str, Any], folder: Path) -> tuple[PackedDecoder, Any]:
     spec = fitted(spec_from_config(json.loads((folder / "config.json").read_text())), NATIVE)
     with Checkpoint(folder) as checkpoint:
         return pack_decoder(spec, Kind.BF16, checkpoint.read), theirs
+
+
+def prefilled_by_ours(rows: Sequences, prompt: Sequence[int]) -> float:
+    """Tokens per second."""
+    started = time.perf_counter()
+    rows.run(rows.row(901, prompt, sample=GREEDY))
+    return len(prompt) / (time.perf_counter() - started)
+
+
+def prefilled_by_theirs(theirs: Any, prompt: Sequence[int]) -> float:
+    with torch.inference_mode():
+        started = time.perf_counter()
+        theirs(torch.tensor([prompt]), use_cache=True, logits_to_keep=1).logits.argmax()
+    return len(prompt) / (time.perf_counter() - started)
 
 
 def decoded_by_ours(rows: Sequences, prompt: Sequence[int], n: int) -> tuple[list[int], float]:
@@ -119,10 +139,18 @@ def line(name: str, library: Any, threads: int) -> str:
         rows = rows_on(make_runner(model, library, 512, threads=threads))
         found = scores(rows.run(rows.row(1, PROMPT, n_targets=len(PROMPT)))[0])
         native = float((found - wanted).abs().mean() / wanted.std())
-        _, ours = decoded_by_ours(rows, PROMPT[:30], 48)
-        _, other = decoded_by_theirs(theirs, PROMPT[:30], 48)
+        speeds = tuple(max(column) for column in zip(*(speeds_of(model, theirs, library, threads) for _ in range(TURNS)), strict=True))
     gpu = "yes" if unfit(model.spec, GPU) is None else "no"
-    return f"| {name} | {cold:.1e} | {cached:.1e} | {native:.1%} | {gpu} | {ours:.0f} | {other:.0f} |"
+    shown = " | ".join(f"{speed:,.0f}" for speed in speeds)
+    return f"| {name} | {cold:.1e} | {cached:.1e} | {native:.1%} | {gpu} | {shown} |"
+
+
+def speeds_of(model: PackedDecoder, theirs: Any, library: Any, threads: int) -> tuple[float, float, float, float]:
+    """Tokens per second: decode by ours and theirs, prefill by ours and theirs."""
+    rows = rows_on(make_runner(model, library, 512, threads=threads))
+    _, ours = decoded_by_ours(rows, PROMPT[:30], 48)
+    _, other = decoded_by_theirs(theirs, PROMPT[:30], 48)
+    return ours, other, prefilled_by_ours(rows, PROMPT), prefilled_by_theirs(theirs, PROMPT)
 
 
 def edges(n: int) -> None:
@@ -193,7 +221,10 @@ def real(name: str, threads: int, n_tokens: int) -> None:
 
 def table(only: str, threads: int) -> None:
     library = build.load(store.cache_dir())
-    columns = ("family", "cold, float32", "cached", "native, bf16, mean", "GPU", "native tok/s", "transformers tok/s")
+    sizes = ", ".join(f"{name} {size}" for name, size in WIDE.items())
+    print(f"{threads} threads, load {os.getloadavg()[0]:.1f} before; tokens/s of {sizes}\n")
+    speeds = ("decode", "transformers", "prefill", "transformers")
+    columns = ("family", "cold, float32", "cached", "native, bf16, mean", "GPU", *(f"{speed}, tok/s" for speed in speeds))
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for name in CONFIGS:
         if only in name:
@@ -201,6 +232,7 @@ def table(only: str, threads: int) -> None:
                 print(line(name, library, threads), flush=True)
             except ModelError as error:
                 print(f"| {name} | {error} |")
+    print(f"\nload {os.getloadavg()[0]:.1f} after")
 
 
 def main() -> None:
