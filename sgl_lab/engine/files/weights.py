@@ -11,7 +11,7 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,6 +136,14 @@ class Checkpoint:
                 for begin, values in self._chunks(part):
                     target[begin : begin + len(values)] = values
         return whole
+
+    def rows(self, name: str, indices: Sequence[int]) -> Tensor:
+        """Some rows of a matrix, in float32."""
+        part = self._tensors[name]
+        n, width = part.shape
+        if any(not 0 <= index < n for index in indices):
+            raise ModelDamaged(f"{self.folder}: tensor {name} has {n} rows, none numbered {max(indices, key=abs)}")
+        return torch.stack([self._piece(part, index * width, width).float() for index in indices])
 
     def equal(self, name: str, other: str) -> bool:
         """Whether two tensors have the same shape and values."""

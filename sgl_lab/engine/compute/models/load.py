@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ from ...text.vocab import tokenizer_files
 from ..kernels.gpu import tuning
 from ..kernels.native import build
 from ..memory import demand, mib
-from ..vision import llava
+from ..vision import kinds
 from ..vision.sight import Sight
 from . import kept
 from .architectures import config_from_gguf
@@ -100,7 +101,7 @@ def load_model(
     target = find_device(device).device
     if dtype is not None and dtype not in _DTYPES | KINDS:
         raise ModelError(f"dtype {dtype!r} is not supported", hint=did_you_mean(dtype, _DTYPES | KINDS))
-    if path.is_dir() and not llava.is_llava(config := read_json(path / "config.json")) and is_foreign(config):
+    if path.is_dir() and not kinds.sees(config := read_json(path / "config.json")) and is_foreign(config):
         return _foreign(path, config, name, target, dtype)
     place = None
     if target.type == "cpu" and native and dtype not in _DTYPES and path.is_file():
@@ -145,7 +146,7 @@ def load_model(
         remark = f"torch computes {name}, several times slower: {obstacle}" if obstacle and dtype is None and n_bytes > _SMALL else None
         remark = remark or (_rounded(name, chosen, _kept_dtype(source)) if packs and dtype is None else None)
         namespace = (name, fingerprint(source.files), chosen)
-        sight = Sight(seeing.read(), " ".join(namespace)) if seeing else None
+        sight = Sight(seeing.read(partial(source.tokenizer.encode, markup=True)), " ".join(namespace)) if seeing else None
         return LoadedModel(name, spec, model, source.tokenizer, str(target), chosen, namespace, n_bytes, remark, sight)
 
 
@@ -187,7 +188,7 @@ def _from_kept(found: kept.Kept, path: Path, name: str, dtype: str | None, cache
     return LoadedModel(name, spec, model, Tokenizer(found.files, spec.vocab), "cpu", found.dtype, namespace, n_bytes)
 
 
-def _checked(folder: Path) -> tuple[ModelSpec, Checkpoint | Quantised, llava.Parts | None]:
+def _checked(folder: Path) -> tuple[ModelSpec, Checkpoint | Quantised, kinds.Parts | None]:
     """The model that the folder's configuration and its tensors describe together, and the parts of
     one that sees.
 
@@ -195,8 +196,8 @@ def _checked(folder: Path) -> tuple[ModelSpec, Checkpoint | Quantised, llava.Par
     one if the two differ, and serves as both if it is stored alone.
     """
     config, origin = read_json(folder / "config.json"), str(folder / "config.json")
-    sees = llava.is_llava(config)
-    text = llava.text_config(config, {family.model_type: family.architecture for family in FAMILIES}, origin) if sees else config
+    sees = kinds.sees(config)
+    text = kinds.text_config(config, {family.model_type: family.architecture for family in FAMILIES}, origin) if sees else config
     scheme = scheme_of(config, origin)
     if sees and scheme is not None:
         raise ModelError(f"{origin}: a model that sees is not read with quantised weights", hint="use the original weights")
@@ -206,7 +207,7 @@ def _checked(folder: Path) -> tuple[ModelSpec, Checkpoint | Quantised, llava.Par
         hint = "load the model that it was made for, then the adapter: `lab.load_adapter(folder)`"
         raise ModelError(f"{folder} has an adapter_config.json: an adapter is not a model", hint=hint)
     checkpoint = Checkpoint(folder, numbers=scheme is not None)
-    seeing = llava.Parts(folder, config, spec.hidden, llava.split(checkpoint)) if sees else None
+    seeing = kinds.parts_of(folder, config, spec.hidden, checkpoint) if sees else None
     apart = replace(spec, tied=False)
     if scheme is not None:
         spec = apart if apart.head_name in checkpoint else spec
@@ -288,7 +289,7 @@ class _Source:
     """of a GGUF"""
     described: Files | None = None
     """the tokenizer of a GGUF"""
-    seeing: llava.Parts | None = None
+    seeing: kinds.Parts | None = None
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -18,29 +18,15 @@ from ....contracts.errors import ModelError
 from ...files.weights import Checkpoint
 from .settings import Processing, TowerSettings, processing, tower_settings
 
-ARCHITECTURE = "LlavaForConditionalGeneration"
+MODEL_TYPES = ("llava", "llava_next")
+PROCESSORS = ("CLIPImageProcessor", "LlavaImageProcessor", "LlavaNextImageProcessor")
 _TEXT = re.compile(r"(?:model\.)?language_model\.(?:model\.)?(?=layers\.|embed_tokens\.|norm\.)")
 _HEAD = "language_model.lm_head.weight"
 _NEWLINE = re.compile(r"(?:model\.)?image_newline")
 _VISION = re.compile(r"(?:model\.)?(vision_tower|multi_modal_projector)\.(?:vision_model\.)?")
 
 
-def is_llava(config: Mapping[str, object]) -> bool:
-    return config.get("model_type") in ("llava", "llava_next")
-
-
-def text_config(config: Mapping[str, object], architectures: Mapping[str, str], origin: str) -> dict[str, object]:
-    """The configuration of the text model, with the architecture of its type."""
-    text = config.get("text_config")
-    if not isinstance(text, dict):
-        raise ModelError(f"{origin}: text_config must be an object, not {text!r:.60}")
-    kind = text.get("model_type", "llama")
-    if kind not in architectures:
-        raise ModelError(f"{origin}: a text model of type {kind!r:.60} is not supported", hint="supported: " + ", ".join(architectures))
-    return text | {"model_type": kind, "architectures": [architectures[kind]]}
-
-
-def split(checkpoint: Checkpoint) -> Checkpoint:
+def _split(checkpoint: Checkpoint) -> Checkpoint:
     """Leave the text model's tensors in `checkpoint`, under the names that they have alone. Returns
     the others.
     """
@@ -58,11 +44,14 @@ def split(checkpoint: Checkpoint) -> Checkpoint:
 
 
 class Parts:
-    """The vision half of a model's files: checked, and not read yet."""
+    """The vision half of a model's files: checked, and not read yet. `checkpoint` has the text model's
+    tensors afterwards.
+    """
 
     def __init__(self, folder: Path, config: Mapping[str, object], hidden: int, checkpoint: Checkpoint) -> None:
+        checkpoint = _split(checkpoint)
         self.settings = tower_settings(config, str(folder / "config.json"))
-        self.processing = processing(folder)
+        self.processing = processing(folder, PROCESSORS)
         self.hidden = hidden
         self._checkpoint = checkpoint
         self._tower = _empty(self.settings)
@@ -75,8 +64,8 @@ class Parts:
         checkpoint.check(shapes)
         self.n_bytes = 4 * sum(torch.Size(shape).numel() for shape in shapes.values())
 
-    def read(self) -> Encoder:
-        """Read the weights, in float32."""
+    def read(self, encode: Encode) -> Encoder:
+        """Read the weights, in float32. A picture has no text of its own."""
         with self._checkpoint as weights:
             state = {name: weights.read(short, dtype=torch.float32) for short, name in self._names.items()}
             projector = {name: weights.read(f"multi_modal_projector.{name}", dtype=torch.float32) for name in self._projector.state_dict()}
@@ -124,7 +113,6 @@ class Encoder:
         seen: Tensor = self._projector(torch.cat([states[layer][:, first:] for layer in self.settings.layers], dim=-1))
         return seen
 
-
     def _tiled(self, seen: Tensor, height: int, width: int, newline: Tensor) -> Tensor:
         """float32 [positions, hidden]: the whole picture, then its tiles row by row, without what
         padded them; each row ends with a vector of its own.
@@ -141,6 +129,8 @@ class Encoder:
         return torch.cat((whole, ended.flatten(1).transpose(0, 1)))
 
 
+Encode = Callable[[str], Sequence[int]]
+"""from markup to the ids of the text model"""
 Processor = Callable[..., Mapping[str, Tensor]]
 
 

@@ -15,7 +15,6 @@ MAX_LAYERS = 256
 MAX_PATCHES = 1 << 14
 MAX_GRIDS, MAX_TILES = 64, 64
 _USUAL_GRIDS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
-PROCESSORS = ("CLIPImageProcessor", "LlavaImageProcessor", "LlavaNextImageProcessor")
 _NAMES = ("image_processor_type", "processor_class", "auto_map")
 
 
@@ -26,8 +25,10 @@ class Processing(NamedTuple):
     given: dict[str, object]
 
 
-def processing(folder: Path) -> Processing:
-    """The image processor of the model in `folder`. ModelMissing, ModelDamaged, ModelError."""
+def processing(folder: Path, supported: tuple[str, ...]) -> Processing:
+    """The image processor of the model in `folder`, one of `supported`. ModelMissing, ModelDamaged,
+    ModelError.
+    """
     path = folder / "preprocessor_config.json"
     if path.exists():
         data = read_json(path)
@@ -37,9 +38,9 @@ def processing(folder: Path) -> Processing:
     if not isinstance(data, dict):
         raise ModelError(f"{path}: image_processor must be an object")
     name = str(data.get("image_processor_type")).removesuffix("Fast").removesuffix("Pil")
-    if name not in PROCESSORS:
-        raise ModelError(f"{path}: image processor {name!r:.60} is not supported", hint="supported: " + ", ".join(PROCESSORS))
-    for key in ("size", "crop_size"):
+    if name not in supported:
+        raise ModelError(f"{path}: image processor {name!r:.60} is not supported", hint="supported: " + ", ".join(supported))
+    for key in ("size", "crop_size", "max_image_size"):
         sides = data.get(key) if isinstance(data.get(key), dict) else {"": data.get(key)}
         for side in sides.values() if isinstance(sides, dict) else ():
             if side is not None and not (type(side) is int and 1 <= side <= MAX_SIDE):
@@ -73,7 +74,7 @@ class TowerSettings(NamedTuple):
         return self.grid**2 + self.keeps_class
 
 
-_INTEGERS = {
+_CLIP = {
     "hidden_size": (768, MAX_WIDTH),
     "intermediate_size": (3072, 8 * MAX_WIDTH),
     "num_hidden_layers": (12, MAX_LAYERS),
@@ -85,25 +86,34 @@ _INTEGERS = {
 """Keys of a CLIP tower: transformers' default, and the most"""
 
 
+def checked(
+    vision: Mapping[str, object], integers: Mapping[str, tuple[int, int]], epsilon: float, act: str, origin: str
+) -> tuple[dict[str, object], dict[str, int]]:
+    """The keys of a `vision_config` that a tower is made of, and those of them that are whole numbers
+    (their default and the most are in `integers`). ModelError names the key.
+    """
+    sizes: dict[str, int] = {}
+    for key, (usual, most) in integers.items():
+        value = vision.get(key, usual)
+        if type(value) is not int or not 1 <= value <= most:
+            raise ModelError(f"{origin}: vision_config {key} must be a whole number from 1 to {most}, not {value!r:.60}")
+        sizes[key] = value
+    if sizes["hidden_size"] % sizes["num_attention_heads"]:
+        raise ModelError(f"{origin}: vision_config hidden_size is not a multiple of num_attention_heads")
+    eps = vision.get("layer_norm_eps", epsilon)
+    if not isinstance(eps, int | float) or not 0 <= eps < 1:
+        raise ModelError(f"{origin}: vision_config layer_norm_eps must be a number from 0 to 1, not {eps!r:.60}")
+    given = {"layer_norm_eps": float(eps), "hidden_act": _activation(vision.get("hidden_act", act), f"{origin}: vision_config")}
+    return given | sizes, sizes
+
+
 def tower_settings(config: Mapping[str, object], origin: str) -> TowerSettings:
     """Those of a LLaVA's configuration. ModelError names the key."""
     vision = config.get("vision_config")
     if not isinstance(vision, dict) or vision.get("model_type") != "clip_vision_model":
         kind = vision.get("model_type") if isinstance(vision, dict) else vision
         raise ModelError(f"{origin}: a vision tower of type {kind!r:.60} is not supported", hint="supported: clip_vision_model")
-    given: dict[str, object] = {}
-    sizes: dict[str, int] = {}
-    for key, (usual, most) in _INTEGERS.items():
-        value = vision.get(key, usual)
-        if type(value) is not int or not 1 <= value <= most:
-            raise ModelError(f"{origin}: vision_config {key} must be a whole number from 1 to {most}, not {value!r:.60}")
-        given[key] = sizes[key] = value
-    if sizes["hidden_size"] % sizes["num_attention_heads"]:
-        raise ModelError(f"{origin}: vision_config hidden_size is not a multiple of num_attention_heads")
-    eps = vision.get("layer_norm_eps", 1e-5)
-    if not isinstance(eps, int | float) or not 0 <= eps < 1:
-        raise ModelError(f"{origin}: vision_config layer_norm_eps must be a number from 0 to 1, not {eps!r:.60}")
-    given |= {"layer_norm_eps": float(eps), "hidden_act": _activation(vision.get("hidden_act", "quick_gelu"), f"{origin}: vision_config")}
+    given, sizes = checked(vision, _CLIP, 1e-5, "quick_gelu", origin)
     grid = sizes["image_size"] // sizes["patch_size"]
     strategy = config.get("vision_feature_select_strategy", "default")
     if strategy not in ("default", "full"):

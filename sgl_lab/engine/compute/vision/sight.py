@@ -5,13 +5,30 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
+from typing import TYPE_CHECKING, Protocol
 
 from ....contracts.spans import Block, Content
-from .llava import Encoder
 from .pictures import picture_of, thumbnail
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_BYTES = 256 << 20
 """of kept embeddings; the block that was used least recently is dropped first"""
+
+
+class Encoder(Protocol):
+    """From pictures to embeddings."""
+
+    identity: str
+    """all that decides, beside the weights, what a picture becomes"""
+
+    @property
+    def n_positions(self) -> int:
+        """Positions of every picture; 0 if their number depends on its size."""
+
+    def embeddings(self, picture: object) -> Tensor:
+        """float32 [positions, hidden] of a picture of Pillow."""
 
 
 class Sight:
