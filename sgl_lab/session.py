@@ -81,8 +81,8 @@ class Lab(RecordedLab):
     page_size      tokens of one page of the cache
     schedule       which waiting request goes first: lpm (longest cached prefix, bounded), fcfs,
                    dfs-weight or random
-    evict          which unused part of the tree is evicted first: lru, lfu, fifo or program (what no
-                   program waits for)
+    evict          which unused part of the tree is evicted first: lru, lfu, fifo, s3-fifo or
+                   program (what no program waits for)
     reuse          what of a prompt may come from the cache: prefix (all that matches); to measure
                    what that is worth, sequence (only whole earlier sequences) or none
     draft_tokens   tokens drafted at a time from earlier text and verified in one step; 0 turns

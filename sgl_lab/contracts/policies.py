@@ -5,9 +5,11 @@ from __future__ import annotations
 
 SCHEDULES = ("lpm", "fcfs", "dfs-weight", "random")
 """which waiting request goes first"""
+BY_PREFIX = ("lpm", "dfs-weight")
+"""of these, those that look at what the cache has of a request"""
 RANKED = ("lru", "lfu", "fifo")
 """evictions whose order follows from what a node counts itself: a view can show it"""
-EVICTIONS = (*RANKED, "program")
+EVICTIONS = (*RANKED, "s3-fifo", "program")
 """which idle leaf of the tree goes first; program: what no program waits for"""
 REUSES = ("prefix", "sequence", "none")
 """what of a prompt may come from the cache: all that matches; only whole earlier sequences; nothing"""

@@ -86,6 +86,8 @@ class StrandBase(ABC):
         """length of the transcript's history that belongs to the parent"""
         self.children: list[Self] = []
         self.joined = False
+        self._going: dict[ForkId, StrandBase] = {}
+        """children that may ask again, as far as is known"""
         self._scopes: list[tuple[str, Variable]] = []
         """open scopes"""
         self._calls: list[tuple[Name, Variable]] = list(parent._calls) if parent else []
@@ -134,6 +136,7 @@ class StrandBase(ABC):
                     for index in range(number):
                         self.children.append(self._child(f"{self.label}[{index}]", index))
                     opened = tuple(self.children[-number:])
+                    self._going |= {child.id: child for child in opened}
                     self._take(Step(instruction, strands=opened))
                     return opened
                 case Join():
@@ -193,7 +196,31 @@ class StrandBase(ABC):
                     calls.clear()
             self.role, self.n_unnamed, self._calls, self._tool_style = role, n_unnamed, calls, style
             self.variables |= named
+            self._pass_over()
             self._take(*steps)
+
+    def _pass_over(self) -> None:
+        """This strand goes on: children that have nothing left to do have probably served their
+        purpose. One that is appended to again goes on itself.
+        """
+        if self.run.traced:
+            return
+        if self.parent is not None:
+            self.parent._going[self.id] = self
+        if over := [child for child in self._going.values() if child._settled]:
+            for child in over:
+                del self._going[child.id]
+            self.run.ended(tuple(strand.id for child in over for strand in child._below()), is_all=False)
+
+    @property
+    def _settled(self) -> bool:
+        return all(strand.idle for strand in self._below())
+
+    def _below(self) -> Iterator[StrandBase]:
+        """This strand and its descendants."""
+        yield self
+        for child in self.children:
+            yield from child._below()
 
     def _marked(self, parts: Iterable[Leaf]) -> Iterator[Leaf]:
         """`parts` with the model's marks of reasoning where the program names none. A traced
@@ -254,6 +281,7 @@ class StrandBase(ABC):
         self._take(Step(join, strands=children))
         for child in children:
             child.joined = True
+            self._going.pop(child.id, None)
         if not self.run.traced:
             self.run.ended(join.forks, is_all=False)
 

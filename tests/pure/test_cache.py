@@ -234,12 +234,18 @@ class Run:
     age: int
     born: int
     hits: int = 0
+    place: tuple[int, int] = (0, 0)
+    """of S3-FIFO: queue (0 small, 1 main) and number there"""
+    credit: int = 0
+    """of S3-FIFO: uses that count, less the hits of that time"""
 
 
+N_PAGES = 48
 WORTH: dict[str, Callable[[Run], object]] = {
     "lru": lambda run: run.last_used,
     "lfu": lambda run: (run.hits, run.last_used),
     "fifo": lambda run: run.born,
+    "s3-fifo": lambda run: run.place,
     "program": lambda run: run.last_used,  # of all that is here nothing is known
 }
 
@@ -256,6 +262,9 @@ class Model:
         self.leases: list[Key] = []
         self.clock = 0
         self.n_made = 0
+        self.n_placed = 0
+        self.ghosts: list[tuple[Key, int]] = []
+        self.is_s3 = evict == "s3-fifo"
 
     def run(self, start: int, last_used: int, born: int, hits: int = 0) -> Run:
         self.n_made += 1
@@ -273,7 +282,8 @@ class Model:
             return
         n = len(tokens)
         over = next(run for (s, end), run in self.runs.items() if s == space and end[:n] == tokens and run.start < n < len(end))
-        self.runs[space, tokens] = self.run(over.start, over.last_used, over.born, over.hits)
+        self.runs[space, tokens] = new = self.run(over.start, over.last_used, over.born, over.hits)
+        new.place, new.credit = over.place, over.credit
         over.start = n
 
     def path(self, key: Key) -> list[Run]:
@@ -297,9 +307,45 @@ class Model:
         if n == len(tokens):
             return
         self.cut(space, tokens[:n])
-        self.runs[space, tokens] = self.run(n, self.clock, self.clock)
+        self.runs[space, tokens] = new = self.run(n, self.clock, self.clock)
+        self.n_placed += 1
+        ghost = next((each for each in self.ghosts if each[0] == (space, tokens[: n + self.size])), None)
+        new.place = (ghost is not None, self.n_placed)
+        if ghost is not None:
+            self.ghosts.remove(ghost)
         for i in range(n // self.size, len(tokens) // self.size):
             self.pages[space, tokens[: (i + 1) * self.size]] = pages[i]
+
+    def s3(self, idle: list[Key]) -> Key:
+        """Which of them goes first by the rules of S3-FIFO."""
+        n_small = sum(len(end) - run.start for (_, end), run in self.runs.items() if run.place[0] == 0 and end)
+        small, main = ([key for key in idle if self.runs[key].place[0] == queue] for queue in (0, 1))
+        for key in small if 10 * n_small >= N_PAGES * self.size else ():
+            run = self.runs[key]
+            if (n_used := min(3, run.hits + run.credit)) <= 1:
+                return self.remembered(key)
+            self.n_placed += 1
+            run.place, run.credit = (1, self.n_placed), -run.hits
+            return self.s3(self.by_place(idle))
+        for key in main:
+            run = self.runs[key]
+            if not (n_used := min(3, run.hits + run.credit)):
+                return key
+            self.n_placed += 1
+            run.place, run.credit = (1, self.n_placed), n_used - 1 - run.hits
+            return self.s3(self.by_place(idle))
+        return self.remembered(small[0])
+
+    def remembered(self, key: Key) -> Key:
+        (space, end), start = key, self.runs[key].start
+        ghost = (space, end[: start + self.size])
+        self.ghosts = [*(each for each in self.ghosts if each[0] != ghost), (ghost, len(end) - start)]
+        while sum(n for _, n in self.ghosts) > 0.9 * N_PAGES * self.size:
+            self.ghosts.pop(0)
+        return key
+
+    def by_place(self, keys: list[Key]) -> list[Key]:
+        return sorted(keys, key=lambda key: (self.runs[key].place, self.runs[key].age))
 
     def refs(self, key: Key) -> int:
         space, tokens = key
@@ -312,7 +358,7 @@ class Model:
             idle = [(self.worth(run), run.age, key) for key, run in self.runs.items() if key not in parents and not self.refs(key)]
             if not idle:
                 break
-            space, tokens = min(idle)[2]
+            space, tokens = self.s3([key for *_, key in sorted(idle)]) if self.is_s3 else min(idle)[2]
             most = max(n_pages - freed, TRIM // self.size, 1) * self.size
             if self.trims and len(tokens) - self.runs[space, tokens].start > most:
                 self.cut(space, tokens[:-most])
@@ -326,7 +372,7 @@ class Model:
 @pytest.mark.parametrize(("page_size", "evict"), [(1, "lru"), (16, "lru"), *((4, name) for name in POLICIES)])
 def test_random_operations_agree_with_the_model(page_size: int, evict: str, record_table: Callable[..., None]) -> None:
     draw = random.Random(page_size)
-    n_pages = 48
+    n_pages = N_PAGES
     fold = Fold()
     pool = PagePool(n_pages, page_size)
     tree, model = RadixTree(pool, POLICIES[evict](), fold), Model(page_size, evict)
@@ -379,6 +425,7 @@ def test_random_operations_agree_with_the_model(page_size: int, evict: str, reco
             model.leases.clear()
             model.pages.clear()
             model.runs.clear()
+            model.ghosts.clear()
         if operation % 7 == 0:
             tree.report_locks()
             compare(tree, model)

@@ -12,6 +12,7 @@ from sgl_lab.contracts.capabilities import TOKEN_LEVEL
 from sgl_lab.contracts.events import Event, Foreseen, ForksEnded, NodeEvicted, RequestQueued, from_json, to_json
 from sgl_lab.contracts.ids import ForkId, RequestId, RunId
 from sgl_lab.contracts.port import ModelCard
+from sgl_lab.engine.serving.cache.policies import policy
 from sgl_lab.engine.serving.cache.pool import PagePool
 from sgl_lab.engine.serving.cache.programs import Program
 from sgl_lab.engine.serving.cache.tree import TRIM, RadixTree
@@ -35,9 +36,9 @@ ME = RequestId(1)
 class Cache:
     """A tree under the policy; a text is left there by a stream, by its number, or by none."""
 
-    def __init__(self, n_pages: int = 64) -> None:
+    def __init__(self, n_pages: int = 64, schedule: str = "fcfs") -> None:
         self.fold = Fold()
-        self.tree = RadixTree(PagePool(n_pages, 1), Program(), self.fold)
+        self.tree = RadixTree(PagePool(n_pages, 1), policy("program", schedule), self.fold)
 
     def leave(self, text: str, fork: int | None = None, foreseen: Foreseen | None = None) -> None:
         tokens = tuple(text.encode())
@@ -77,6 +78,15 @@ def test_of_what_goes_on_the_most_recently_used_goes_first_and_what_a_request_wa
     cache.tree.asked(RequestId(10), 10, SPACE, tuple(b"two!"))
     cache.tree.served(RequestId(10))
     assert cache.gone() == ["two", "ask", "four", "Three"]
+
+
+def test_in_an_order_by_prefix_the_least_recently_used_of_what_goes_on_goes_first_and_as_a_whole() -> None:
+    cache = Cache(schedule="lpm")
+    for fork, text in enumerate(("ask", "Two" * 9, "four")):
+        cache.leave(text, fork)
+    cache.tree.release(cache.tree.acquire(SPACE, tuple(b"ask")))
+    assert cache.tree.evict(1) == 27
+    assert cache.gone() == ["four", "ask"]
 
 
 def test_of_what_a_traced_program_goes_on_with_the_farthest_goes_first_and_what_it_never_reads_before_that() -> None:
@@ -211,7 +221,7 @@ def chat(s: sgl.ProgramState, number: int) -> None:
 def recorded(evict: str, n_pages: int, n_programs: int) -> tuple[list[Event], dict[str, float]]:
     ring, events = Ring(), list[Event]()
     ring.listen(lambda entry: events.append(entry.event))
-    config = EngineConfig(n_pages=n_pages, evict=evict, draft_tokens=0)
+    config = EngineConfig(n_pages=n_pages, evict=evict, schedule="fcfs", draft_tokens=0)
     tokenizer = ByteTokenizer()
     resident = Resident(Engine(config, HashRunner(n_pages, 1), tokenizer, context=4096, namespace=SPACE, emit=ring.emit))
     backend = LocalBackend(resident, tokenizer, ModelCard("hash", SPACE, 4096, 260, "cpu", "none", TOKEN_LEVEL), ring.emit)
@@ -237,11 +247,36 @@ def test_the_language_tells_what_goes_on_and_what_ended() -> None:
     assert [from_json(to_json(event)) for event in events] == events
 
 
+@sgl.function
+def townsman(s: sgl.ProgramState) -> None:
+    s += "He hears of it."
+    first, second = s.fork(2)
+    first += " It matters" + sgl.gen("much", max_tokens=3, ignore_eos=True)
+    second += " He feels" + sgl.gen("feeling", max_tokens=3, ignore_eos=True)
+    s += str(first["much"]) + str(second["feeling"])
+    s += " He says" + sgl.gen("words", max_tokens=3, ignore_eos=True)
+    first += " In short" + sgl.gen("less", max_tokens=3, ignore_eos=True)
+    s += str(first["less"])
+
+
+def test_children_that_were_read_are_over_when_their_parent_goes_on_until_they_are_appended_to_again(tmp_path: Path) -> None:
+    events: list[Event] = []
+    made = lab(tmp_path, events.append, n_pages=512)
+    townsman.run(backend=made).text()
+    made._resident.close()
+    root, first, second = dict.fromkeys(event.fork for event in events if isinstance(event, RequestQueued))
+    assert [event for event in events if isinstance(event, ForksEnded)] == [
+        ForksEnded((first, second), False),
+        ForksEnded((first,), False),
+        ForksEnded((root, first, second), True),
+    ]
+
+
 def test_what_if_counts_what_an_engine_with_the_policy_counted() -> None:
     n_told = n_untold = 0
     for n_pages in (220, 260):
         events, stats = recorded("program", n_pages, 4)
-        config = EngineConfig(n_pages=n_pages, evict="program", draft_tokens=0)
+        config = EngineConfig(n_pages=n_pages, evict="program", schedule="fcfs", draft_tokens=0)
         outcome = simulate(Recording.of(events), config)
         assert outcome.evicted_tokens == stats["evicted_tokens"] > 50
         assert (outcome.cached_prompt_tokens, outcome.computed_tokens) == (stats["cached_prompt_tokens"], stats["computed_tokens"])

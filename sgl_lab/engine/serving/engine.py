@@ -17,7 +17,7 @@ from ...contracts.tree import TreeSnapshot
 from ...grammar.grammars import Grammars
 from ..plan import Adapting, Embedding, Routed, RowOutput, Runner
 from .cache.pins import Pins
-from .cache.policies import POLICIES
+from .cache.policies import policy
 from .cache.pool import PagePool
 from .cache.tree import RadixTree
 from .config import EngineConfig
@@ -63,7 +63,7 @@ class Engine:
         self.report_raised = partial(_report_raised, emit)
         self._emit = emit = self._metrics.timed("events", emit)
         self._pool = PagePool(config.n_pages, config.page_size)
-        self._tree = RadixTree(self._pool, POLICIES[config.evict](), emit)
+        self._tree = RadixTree(self._pool, policy(config.evict, config.schedule), emit)
         self._pins = pins = Pins(self._tree)
         grammars = Grammars(vocabulary, jump=config.jump_forward)
         embedding = runner if isinstance(runner, Embedding) else None

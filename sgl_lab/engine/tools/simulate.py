@@ -19,7 +19,7 @@ from ...contracts.near import did_you_mean
 from ...contracts.params import SamplingParams
 from ...contracts.policies import BELADY, EVICTIONS
 from ...contracts.tree import TreeNode, TreeSnapshot
-from ..serving.cache.policies import POLICIES
+from ..serving.cache.policies import policy
 from ..serving.cache.pool import PagePool
 from ..serving.cache.tree import RadixTree
 from ..serving.config import EngineConfig
@@ -215,7 +215,7 @@ def simulate(recording: Recording, config: EngineConfig) -> Outcome:
     requests, steps may differ.
     """
     pool = PagePool(config.n_pages, config.page_size)
-    tree = RadixTree(pool, POLICIES[config.evict]())
+    tree = RadixTree(pool, policy(config.evict, config.schedule))
     tree.restore(_latest(recording.nodes, config.cache_tokens))
     scheduler = Scheduler(config, pool, tree, lambda source, target: None)
     scripts = {job.queued.request: job for job in recording.jobs}

@@ -32,3 +32,7 @@ class Node:
         self.born = last_used
         self.last_used = last_used
         self.hits = 0
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.tokens)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from ....contracts.events import Foreseen
 from ....contracts.ids import ForkId, NodeId, RequestId, RunId
 from .node import Node
-from .policy import Key, Used
+from .policy import Following, Key, Used
 
 OVER, UNKNOWN, OPEN, WAITED = range(4)
 """In this order they are evicted."""
@@ -38,7 +38,7 @@ class Marks:
         return new
 
 
-class Program:
+class Program(Following):
     """First what one program left behind, the least recently used of it first; then all of which
     nothing is known and what ended programs shared, likewise; then what streams that go on have
     left, the farthest from its next use first where a traced program says when that is, then the most
@@ -46,11 +46,17 @@ class Program:
     read, the prefix of the one that waits longest after all others.
 
     A long leaf loses its end only, as far as room is needed.
+
+    With `by_prefix`, requests are served by what the cache has of them, so what was used last is
+    asked for next: of what streams that go on have left, the least recently used goes first, and
+    leaves go whole, because what is left of one draws no request.
     """
 
     trims = True
 
-    def __init__(self) -> None:
+    def __init__(self, *, by_prefix: bool = False) -> None:
+        self.trims = not by_prefix
+        self._recent = 1 if by_prefix else -1
         self._marks: dict[NodeId, Marks] = {}
         self._streams: dict[ForkId, Node] = {}
         """where the text of a stream ends that goes on"""
@@ -66,8 +72,11 @@ class Program:
         if marks.waiting:
             return WAITED, -next(iter(marks.waiting.values()))
         if (n_steps := self._until_next_use(marks)) is not None:
-            return OPEN, -n_steps, -node.last_used
+            return OPEN, -n_steps, self._recent * node.last_used
         return (OVER if marks.n_over + bool(marks.open) == 1 else UNKNOWN), node.last_used
+
+    def spares(self, node: Used) -> bool:
+        return False
 
     def _until_next_use(self, marks: Marks) -> int | None:
         """Steps until a stream that goes on reads the node again: 1 if that is not known, None if

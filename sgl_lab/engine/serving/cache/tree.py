@@ -18,12 +18,16 @@ from ....contracts.events import Emit, Foreseen, LocksChanged, NodeEvicted, Node
 from ....contracts.ids import ForkId, Namespace, NodeId, RequestId
 from ....contracts.tree import TreeNode, TreeSnapshot
 from .node import Node, Tokens
-from .policy import Key, Lru, Policy
+from .policy import Following, Key, Lru, Policy
 from .pool import TREE, Owner, PagePool
 from .programs import Program
 
 TRIM = 16
 """Tokens that a trimmed leaf loses at least: more at a time is fewer events."""
+
+
+Idle = tuple[Key, NodeId, Node]
+"""an idle leaf, with its key of the time when it was offered"""
 
 
 class Match(NamedTuple):
@@ -65,7 +69,10 @@ class RadixTree:
     def __init__(self, pool: PagePool, policy: Policy | None = None, emit: Emit = silent) -> None:
         self.pool = pool
         self.policy: Policy = policy or Lru()
+        self._following = self.policy if isinstance(self.policy, Following) else None
         self._programs = self.policy if isinstance(self.policy, Program) else None
+        if self._following is not None:
+            self._following.starts(pool.n_pages * pool.page_size)
         self.roots: dict[Namespace, Node] = {}
         self.clock = 0
         """counts acquisitions; the time in `last_used`"""
@@ -76,7 +83,7 @@ class RadixTree:
         self.n_evicted_tokens = 0
         self.version = 0
         """changes whenever a match may come out differently"""
-        self.idle: list[tuple[Key, NodeId, Node]] = []
+        self.idle: list[Idle] = []
         """heap of idle leaves; an entry is stale when its node is no longer one or has another key"""
         self._reported: dict[NodeId, tuple[Node, int]] = {}
         """nodes whose refs changed since `report_locks`, with the last reported refs"""
@@ -199,16 +206,33 @@ class RadixTree:
         freed.
         """
         n_freed = 0
-        while n_freed < n_pages and self.idle:
-            key, _, node = heapq.heappop(self.idle)
-            if self._is_idle_leaf(node) and key == self.policy.key(node):
-                n_most = max(n_pages - n_freed, TRIM // self.pool.page_size, 1)
-                if self.policy.trims and len(node.pages) > n_most:
-                    self._split(node, (len(node.pages) - n_most) * self.pool.page_size)
-                n_freed += len(node.pages)
-                self.n_idle_pages -= len(node.pages)
-                self._remove(node)
+        spared: list[Idle] = []
+        while n_freed < n_pages and (node := self._next_to_go(spared)) is not None:
+            n_most = max(n_pages - n_freed, TRIM // self.pool.page_size, 1)
+            if self.policy.trims and len(node.pages) > n_most:
+                self._split(node, (len(node.pages) - n_most) * self.pool.page_size)
+            n_freed += len(node.pages)
+            self.n_idle_pages -= len(node.pages)
+            self._remove(node)
+        for *_, node in spared:
+            self._offer(node)
         return n_freed
+
+    def _next_to_go(self, spared: list[Idle]) -> Node | None:
+        """The next leaf to evict, or None; `spared` is a heap of idle leaves that only go when no
+        other is left.
+        """
+        while self.idle:
+            key, _, node = heapq.heappop(self.idle)
+            if not self._is_idle_leaf(node) or key != self.policy.key(node):
+                continue
+            if not self.policy.spares(node):
+                return node
+            if key == self.policy.key(node):
+                heapq.heappush(spared, (key, node.id, node))
+            else:
+                self._offer(node)
+        return heapq.heappop(spared)[2] if spared else None
 
     def flush(self) -> int:
         """Evict everything that is not leased."""
@@ -226,7 +250,7 @@ class RadixTree:
         has room for them.
         """
         made: dict[NodeId, Node] = {}
-        for old in nodes:
+        for old in sorted(nodes, key=lambda node: node.born):
             if old.parent is None:
                 made[old.node] = self._root(old.namespace)
                 continue
@@ -250,8 +274,8 @@ class RadixTree:
             root.refs = 0
             root.children.clear()
         self.idle.clear()
-        if self._programs is not None:
-            self._programs.reset()
+        if self._following is not None:
+            self._following.reset()
         self.n_nodes = len(self.roots)
         self.n_idle_pages = 0
         self.version += 1
@@ -302,6 +326,8 @@ class RadixTree:
         self.n_nodes += 1
         self.n_idle_pages += len(pages)
         self.version += 1
+        if self._following is not None:
+            self._following.grown(leaf)
         self._emit(NodeInserted(leaf.id, parent.id, tokens, parent.namespace))
         return leaf
 
@@ -342,8 +368,8 @@ class RadixTree:
         node.tokens, node.pages = node.tokens[n_upper:], node.pages[n_upper // size :]
         upper.children[node.tokens[:size]] = node
         self.n_nodes += 1
-        if self._programs is not None:
-            self._programs.split(node, upper)
+        if self._following is not None:
+            self._following.split(node, upper)
         if node.id in self._reported:
             self._reported[upper.id] = (upper, self._reported[node.id][1])
         self._emit(NodeSplit(node.id, upper.id, n_upper))
@@ -353,8 +379,8 @@ class RadixTree:
         parent = node.parent
         if parent is None:
             raise InvariantBroken(f"root {node.id} cannot be evicted")
-        if self._programs is not None:
-            self._programs.evicted(node, parent)
+        if self._following is not None:
+            self._following.evicted(node, parent)
         del parent.children[node.tokens[: self.pool.page_size]]
         node.parent = None
         self.pool.release(node.pages, TREE)
