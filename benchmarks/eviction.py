@@ -2,6 +2,7 @@
 
     python benchmarks/eviction.py [NAME ...] [--data FOLDER] [-n 32] [--parallel 16]
     python benchmarks/eviction.py --model smollm2
+    python benchmarks/eviction.py --figure eviction.html
 
 Each workload runs once, in a cache with room for all of it. Without `--model` the tokenizer is the
 real one and the model draws words at random, so that it takes minutes: what is asked, in which
@@ -26,6 +27,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 
+from published import Knowledge
+
 from sgl_lab.backends.local import LocalBackend
 from sgl_lab.contracts.capabilities import TOKEN_LEVEL
 from sgl_lab.contracts.errors import BackendUnsupported, BadArgument
@@ -40,7 +43,7 @@ from sgl_lab.engine.serving.resident import Resident
 from sgl_lab.engine.serving.scheduling.scheduler import DECODE_AHEAD
 from sgl_lab.engine.text.found import tokenizer_at
 from sgl_lab.engine.text.tokenizer import Tokenizer
-from sgl_lab.engine.tools.simulate import Outcome, Recording, what_if
+from sgl_lab.engine.tools.simulate import Outcome, Recording, simulate, what_if
 from sgl_lab.session import BUILT_IN, Lab
 from sgl_lab.trace import Ring
 from sgl_lab.workloads.catalogue import WORKLOADS, find
@@ -50,8 +53,19 @@ from sgl_lab.workloads.workload import Workload
 SHARES = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 ROOM = 1 << 20
 """tokens of the cache in which a workload is recorded"""
+PUBLISHED = ("t-lru", "kvflow", "saecache")
+ALL = (*EVICTIONS, *PUBLISHED)
 NO_GAP = 0.005
 """of the prompts' tokens"""
+COLOURS = {
+    "lru": "#767676",
+    "s3-fifo": "#b07aa1",
+    "t-lru": "#e0a100",
+    "kvflow": "#59a14f",
+    "saecache": "#e15759",
+    "program": "#1f5fbf",
+    BELADY: "#222222",
+}
 WORDS = ("the", "of", "and", "to", "in", "is", "was", "for", "on", "that", "by", "with", "as", "at", "from", "it")
 
 
@@ -112,12 +126,14 @@ class Recorder:
         card = ModelCard("random words", namespace, ROOM, tokenizer.n_vocab, "none", "none", can, tokenizer.tool_style)
         self._backend, self._namespace, self._flush = LocalBackend(resident, tokenizer, card, self._ring.emit), namespace, resident.flush
 
-    def __call__(self, workload: Workload, data: Data, n: int | None) -> Recording:
+    def __call__(self, workload: Workload, data: Data, n: int | None) -> tuple[Recording, Knowledge]:
         """BackendUnsupported or BadArgument if it cannot run; SglError if one of its programs fails."""
         can = self._backend.describe().capabilities
         for name in workload.needs:
             if not getattr(can, name):
                 raise can.missing(name, "the model", f"the workload {workload.name}")
+        if workload.around is not None:
+            raise BadArgument("it is no program of this language alone")
         arguments = [dict(item.arguments) for item in workload.read(data, n)]
         self._flush()
         events: list[Event] = []
@@ -127,7 +143,7 @@ class Recorder:
             run(arguments, num_threads=self._parallel, backend=self._backend, temperature=workload.temperature)
         finally:
             stop()
-        return Recording.of(events, None, self._namespace)
+        return Recording.of(events, None, self._namespace), Knowledge(events)
 
 
 @dataclass(frozen=True)
@@ -153,37 +169,63 @@ class Case:
         return (self.cached(policy) - self.cached("lru")) / max(1, self.found["lru"].prompt_tokens)
 
 
-def cases(name: str, recording: Recording, config: EngineConfig) -> Iterable[Case]:
+def cases(name: str, recording: Recording, known: Knowledge, config: EngineConfig) -> Iterable[Case]:
     prefixes: dict[tuple[int, int], int] = {}
     for job in recording.jobs:
         at = 0
         for token in job.sequence:
             at = prefixes.setdefault((at, token), len(prefixes) + 1)
     largest = max(len(job.queued.prompt) + len(job.generated) for job in recording.jobs) + DECODE_AHEAD + 1
-    for share in SHARES:
-        n_pages = max(largest, int(share * len(prefixes)))
-        found = what_if(recording, config, n_pages=(n_pages,))
-        yield Case(name, share, n_pages, {outcome.evict: outcome for outcome in found})
+    sizes = {max(largest, int(share * len(prefixes))): share for share in reversed(SHARES)}
+    for n_pages, share in sorted(sizes.items()):
+        found = {outcome.evict: outcome for outcome in what_if(recording, config, n_pages=(n_pages,))}
+        for policy, (told, made) in known.served(recording).items():
+            found[policy] = simulate(told, replace(config, n_pages=n_pages), made())
+        yield Case(name, share, n_pages, found)
 
 
 def row(case: Case) -> str:
-    rates = "".join(f"{100 * case.found[policy].hit_rate:9.1f}" for policy in (*EVICTIONS, BELADY))
+    rates = "".join(f"{100 * case.found[policy].hit_rate:9.1f}" for policy in (*ALL, BELADY))
     return f"{case.workload:18}{case.share:6.0%}{case.n_pages:9,}{rates}"
 
 
 def summary(all_cases: Sequence[Case]) -> list[str]:
     lines = []
     open_cases = [case for case in all_cases if case.gap]
-    for policy in EVICTIONS[1:]:
+    for policy in ALL[1:]:
         closed = [(case.cached(policy) - case.cached("lru")) / case.gap for case in open_cases]
         worst = min(all_cases, key=lambda case: case.against_lru(policy))
         total = sum(case.gap * share for case, share in zip(open_cases, closed, strict=True)) / max(1, sum(case.gap for case in open_cases))
         lines.append(
-            f"{policy:8} closes {statistics.mean(closed or [0]):7.1%} of the gap on average over {len(closed)} cases with one, "
+            f"{policy:9} closes {statistics.mean(closed or [0]):7.1%} of the gap on average over {len(closed)} cases with one, "
             f"{total:7.1%} of all gaps together; at worst {100 * worst.against_lru(policy):+.2f} points of the hit rate "
             f"against lru ({worst.workload} at {worst.share:.0%})"
         )
     return lines
+
+
+def figure(all_cases: Sequence[Case], path: Path) -> None:
+    """The hit rate of each policy by the size of the cache, a picture for each workload."""
+    from plotly.subplots import make_subplots
+
+    names = list(dict.fromkeys(case.workload for case in all_cases))
+    page = make_subplots(rows=-(-len(names) // 3), cols=3, subplot_titles=names, shared_xaxes=True)
+    for number, name in enumerate(names):
+        for policy in ("lru", "s3-fifo", *PUBLISHED, "program", BELADY):
+            own = [case for case in all_cases if case.workload == name]
+            page.add_scatter(
+                x=[100 * case.share for case in own],
+                y=[100 * case.found[policy].hit_rate for case in own],
+                name=policy,
+                legendgroup=policy,
+                showlegend=not number,
+                line={"color": COLOURS[policy], "dash": "dot" if policy == BELADY else "solid", "width": 3 if policy == "program" else 1.5},
+                row=number // 3 + 1,
+                col=number % 3 + 1,
+            )
+    title = "hit rate, %, by the cache's share of the working set, %"
+    page.update_layout(title=title, height=260 * -(-len(names) // 3), template="plotly_white")
+    page.write_html(path, include_plotlyjs="cdn")
 
 
 def main() -> None:
@@ -195,24 +237,27 @@ def main() -> None:
     parser.add_argument("--model", help="a model that answers; random words without it")
     parser.add_argument("--scheduled", action="store_true", help="serve as the engine does, by longest prefix and many requests at once")
     parser.add_argument("-o", "--output", type=Path, help="a JSON file for the counts")
+    parser.add_argument("--figure", type=Path, help="an HTML file for the curves; needs plotly")
     options = parser.parse_args()
     config = EngineConfig(draft_tokens=0) if options.scheduled else EngineConfig(draft_tokens=0, schedule="fcfs", max_rows=1)
     data = Data(options.data)
     found: list[Case] = []
-    print(f"{'workload':18}{'size':>6}{'tokens':>9}{''.join(f'{policy:>9}' for policy in (*EVICTIONS, BELADY))}")
+    print(f"{'workload':18}{'size':>6}{'tokens':>9}{''.join(f'{policy:>9}' for policy in (*ALL, BELADY))}")
     with ExitStack() as life:
         record = Recorder(options.model, options.parallel, life)
         for workload in [find(name) for name in options.names] or WORKLOADS.values():
             try:
-                recording = record(workload, data, options.n)
+                recorded = record(workload, data, options.n)
             except (BackendUnsupported, BadArgument) as error:
                 print(f"{workload.name:18}left out: {error}")
                 continue
-            for case in cases(workload.name, recording, config):
+            for case in cases(workload.name, *recorded, config):
                 found.append(case)
                 print(row(case), flush=True)
     if found:
         print("\n".join(summary(found)))
+        if options.figure is not None:
+            figure(found, options.figure)
     if options.output is not None:
         rows = [{"workload": case.workload, "share": case.share} | {p: asdict(o) for p, o in case.found.items()} for case in found]
         options.output.write_text(json.dumps(rows, indent=1), encoding="utf-8")

@@ -1,7 +1,8 @@
-"""Measures a GPU: every kernel against its twin, then decode, prefill and first token beside the
-card's own limits and transformers.
+"""Measures a GPU: every kernel against its twin, then decode, prefill, first token and the common
+yardstick of small engines beside the card's own limits and transformers.
 
-    python benchmarks/gpu.py [--models SmolLM2-135M Llama-7B] [--parts kernels decode prefill first shared transformers] [--minutes 8]
+    python benchmarks/gpu.py [--models SmolLM2-135M Llama-7B] [--minutes 8]
+        [--parts kernels decode prefill first shared yardstick transformers]
     python benchmarks/gpu.py --tiny        # a model of two layers, on the CPU under Triton's interpreter: does it still run?
 
 It runs from a bare checkout, with torch, triton and transformers only: weights and prompts are
@@ -26,7 +27,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-PARTS = ("kernels", "decode", "prefill", "first", "shared", "transformers")
+PARTS = ("kernels", "decode", "prefill", "first", "shared", "yardstick", "transformers")
 
 
 def main() -> int:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Self
 import torch
 from listening import generate
 from torch import Tensor
+from yardstick import LEAST as LEAST_INPUT
+from yardstick import VOCABULARY, sequences
 
 from sgl_lab.engine.compute.models.decoder import Decoder
 from sgl_lab.engine.compute.models.spec import Attention, FeedForward, Layer, ModelSpec, Rotary
@@ -186,6 +188,19 @@ class Bench:
             yield f"{n} rows on {self._long:,} shared tokens, {name}: {n / steps[name]:,.0f} tok/s, {steps[name] * 1000:.3f} ms a step"
         alone, together = steps.values()
         yield f"cascade: {alone / together:.2f} times as fast"
+
+    def yardstick(self) -> Iterator[str]:
+        """That of `yardstick.py`, whole; on the tiny model with a few short sequences."""
+        engine = self._engine()
+        is_tiny = self._short < LEAST_INPUT
+        work = sequences(4, 64, self._spec.vocab) if is_tiny else sequences(vocabulary=min(VOCABULARY, self._spec.vocab))
+        generate(engine, [work[0].prompt], 2)
+        engine.flush()
+        started = time.perf_counter()
+        generate(engine, [each.prompt for each in work], [each.n_new for each in work], temperature=0.6)
+        seconds = time.perf_counter() - started
+        n_in, n_out = sum(len(each.prompt) for each in work), sum(each.n_new for each in work)
+        yield f"yardstick, {len(work)} sequences, {n_in:,} in, {n_out:,} out: {n_out / seconds:,.0f} tok/s, {seconds:.1f} s"
 
     # ------------------------------------------------------------ arithmetic
 

@@ -28,11 +28,12 @@ class Listener:
         raise error
 
 
-def generate(engine: Engine, prompts: list[tuple[int, ...]], n_new: int) -> list[Listener]:
+def generate(engine: Engine, prompts: list[tuple[int, ...]], n_new: int | list[int], temperature: float = 0) -> list[Listener]:
     """Generates `n_new` tokens after each prompt, all at once, on this thread."""
     listeners = [Listener() for _ in prompts]
-    params = SamplingParams(temperature=0, ignore_eos=True, max_tokens=n_new)
-    for prompt, listener in zip(prompts, listeners, strict=True):
+    counts = n_new if isinstance(n_new, list) else [n_new] * len(prompts)
+    for prompt, n, listener in zip(prompts, counts, listeners, strict=True):
+        params = SamplingParams(temperature=temperature, ignore_eos=True, max_tokens=n)
         engine.add(engine.gen(GenJob(prompt, params), listener))
     while engine.step():
         pass

@@ -244,7 +244,7 @@ def _bench(options: argparse.Namespace) -> int:
     from .workloads.bench import Setup
     from .workloads.catalogue import WORKLOADS
     from .workloads.data import Data
-    from .workloads.results import Results, compared, text
+    from .workloads.results import Results, average, compared, text
     from .workloads.suite import measure
 
     if options.compare:
@@ -271,6 +271,8 @@ def _bench(options: argparse.Namespace) -> int:
         results = measure(options.names, Data(options.data), setup, options.n, ablated=options.ablate, notify=show)
     if results.outcomes:
         print(text(results.outcomes))
+        if not options.ablate and (words := average(results.outcomes)):
+            print(words)
     problems = [f"{name} was left out: {reason}" for name, reason in results.left_out.items()]
     problems += [f"{name}, item {line}" for name, outcome in results.outcomes.items() for line in outcome.failed]
     for problem in problems:

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 
 from ..contracts.errors import BadArgument, SglError
-from ..contracts.events import Entry, ExprFinished, ForkOpened, RequestQueued, TokensSampled
+from ..contracts.events import Entry, ExprFinished, ForkOpened, RequestQueued, StreamExtended, TokensSampled
 from ..contracts.ids import ForkId, RequestId
 from ..contracts.policies import BELADY
 from ..lang.state import ProgramState, start
@@ -176,10 +176,15 @@ def run(
     lab.flush()
     before, began = lab.stats(), time.perf_counter()
     states: list[ProgramState | Exception] = []
-    with lab.record(workload.title) as record, watch(lab, record), start(backend, lab.emit, record.run).running():
+    with (
+        workload.around(lab) if workload.around else nullcontext({}) as more,
+        lab.record(workload.title) as record,
+        watch(lab, record),
+        start(backend, lab.emit, record.run).running(),
+    ):
         notify(0, len(items), workload.name)
         results = workload.program.run_batch(
-            [dict(item.arguments) for item in items],
+            [{**item.arguments, **more} for item in items],
             num_threads=setup.parallel if setup.overlap else 1,
             generator_style=True,
             return_exceptions=True,
@@ -241,7 +246,9 @@ class Times:
     first: list[float]
     """of each request that drew a token: from its arrival to its first one"""
     programs: Mapping[ForkId, float]
-    """of the program with this root: from its first event to its last value"""
+    """of the program with this root: from its first event to its last value, or to its last text if
+    it has no value
+    """
 
     @classmethod
     def of(cls, entries: Iterable[Entry]) -> Times:
@@ -250,6 +257,7 @@ class Times:
         first: dict[RequestId, float] = {}
         began: dict[ForkId, int] = {}
         ended: dict[ForkId, int] = {}
+        extended: dict[ForkId, int] = {}
         for entry in entries:
             match entry.event:
                 case ForkOpened(fork=fork, parent=parent):
@@ -263,9 +271,12 @@ class Times:
                             first.setdefault(sample.request, (entry.t_ns - queued[sample.request]) / 1e9)
                 case ExprFinished(fork=fork) if fork in roots:
                     ended[roots[fork]] = entry.t_ns
+                case StreamExtended(fork=fork) if fork in roots:
+                    extended[roots[fork]] = entry.t_ns
                 case _:
                     pass
-        return cls(len(queued), list(first.values()), {root: (ended.get(root, at) - at) / 1e9 for root, at in began.items()})
+        ended = began | extended | ended
+        return cls(len(queued), list(first.values()), {root: (ended[root] - at) / 1e9 for root, at in began.items()})
 
     def of_program(self, state: ProgramState | Exception) -> float:
         return 0.0 if isinstance(state, Exception) else self.programs.get(ForkId(int(state.stream_executor.sid)), 0.0)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from ..contracts.errors import BadArgument
 from ..contracts.near import did_you_mean
-from . import agents, chat, hellaswag, json_decode, judge, mmlu, pictures, react, skeleton, tree_of_thought
+from . import agents, chat, dspy_rag, hellaswag, json_decode, judge, mmlu, pictures, react, skeleton, tree_of_thought
 from .workload import Workload
 
 WORKLOADS: Mapping[str, Workload] = {
@@ -20,6 +20,7 @@ WORKLOADS: Mapping[str, Workload] = {
         json_decode.WORKLOAD,
         chat.SHORT,
         chat.LONG,
+        dspy_rag.WORKLOAD,
         pictures.WORKLOAD,
         judge.WORKLOAD,
         skeleton.WORKLOAD,

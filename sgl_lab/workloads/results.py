@@ -139,6 +139,18 @@ def text(outcomes: Mapping[str, Outcome]) -> str:
     return "\n".join(map(line, rows))
 
 
+PAPER = 0.96
+"""of the best hit rate, on average over the paper's workloads"""
+
+
+def average(outcomes: Mapping[str, Outcome]) -> str:
+    """How near to the best hit rates all of them are together, in words; empty for less than two."""
+    shares = [one.of_best for one in outcomes.values()]
+    if len(shares) < 2:
+        return ""
+    return f"{sum(shares) / len(shares):.1%} of the best hit rate on average over {len(shares)} workloads (the paper: {PAPER:.0%})"
+
+
 # ---------------------------------------------------------------- comparison
 
 
@@ -151,6 +163,7 @@ class Compared:
                equally fast
     fixed      items that only B answers right; `broken` only A
     p_right    exact two-sided McNemar test; None if nothing is judged
+    n_same     items whose texts are equal
     """
 
     workload: str
@@ -160,11 +173,13 @@ class Compared:
     fixed: int
     broken: int
     p_right: float | None
+    n_same: int
 
     def words(self) -> str:
         speed = f"B is {self.faster:.2f} times as fast" if self.faster >= 1 else f"B is {1 / self.faster:.2f} times as slow"
         shown = "" if self.p_faster < 0.05 else ": not shown to differ"
         text = f"{self.workload}: {speed} over {self.n} items (p = {self.p_faster:.3f}{shown})"
+        text += f"; {self.n_same} of {self.n} texts are the same"
         if self.p_right is None:
             return text
         shown = "" if self.p_right < 0.05 else ": not shown to differ"
@@ -188,7 +203,8 @@ def _compared(name: str, a: Outcome, b: Outcome) -> Compared:
     judged = [(x, y) for x, y in ((a.right[i], b.right[j]) for i, j in pairs) if x is not None and y is not None]
     fixed, broken = judged.count((False, True)), judged.count((True, False))
     p_right = mcnemar(fixed, broken) if judged else None
-    return Compared(name, len(pairs), math.exp(median(logs)), sign_flip(logs), fixed, broken, p_right)
+    n_same = sum(a.texts[i] == b.texts[j] for i, j in pairs)
+    return Compared(name, len(pairs), math.exp(median(logs)), sign_flip(logs), fixed, broken, p_right, n_same)
 
 
 def mcnemar(fixed: int, broken: int) -> float:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from ..lang.program import SglFunction
 from ..lang.state import ProgramState
+from ..session import Lab
 from .data import Data, Row
 
 
@@ -43,3 +45,5 @@ class Workload:
     temperature: float = 0.0
     needs: tuple[str, ...] = ()
     """capabilities of the backend without which it cannot run"""
+    around: Callable[[Lab], AbstractContextManager[Row]] | None = None
+    """entered while the programs run; gives further arguments for all of them"""

@@ -37,7 +37,7 @@ def test_every_part_runs_on_a_tiny_model_without_what_a_bare_machine_lacks() -> 
     lines = ran.stdout.splitlines()
     assert lines[-1] == "every kernel is its twin"
     kernels = "attend_decode, ", "attend_cascade, ", "experts_matmul, ", "sample, "
-    loads = "decode, batch  1: ", "prefill, ", "first token, ", "cascade: "
+    loads = "decode, batch  1: ", "prefill, ", "first token, ", "cascade: ", "yardstick, "
     peers = "transformers generate, batch  3: ", "transformers continuous batching, batch  3, its own choice: "
     for begin in (*kernels, *loads, *peers):
         assert any(line.startswith(begin) for line in lines), begin

@@ -6,17 +6,19 @@ import inspect
 import itertools
 import json
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sgl_lab.contracts.errors import BadArgument
+from sgl_lab.contracts.errors import BackendUnsupported, BadArgument
 from sgl_lab.workloads.bench import ABLATIONS, Outcome, Setup, Times
 from sgl_lab.workloads.catalogue import WORKLOADS, find
 from sgl_lab.workloads.data import SAMPLE, Data
 from sgl_lab.workloads.react import Corpus
-from sgl_lab.workloads.results import Results, compared, mcnemar, sign_flip, text
+from sgl_lab.workloads.results import Results, average, compared, mcnemar, sign_flip, text
 from sgl_lab.workloads.suite import measure
 
 OUTCOME = Outcome(
@@ -129,7 +131,7 @@ def test_a_comparison_pairs_items_and_counts_what_it_fixes() -> None:
     assert (found.n, found.faster, found.fixed, found.broken, found.p_right) == (3, 2.0, 1, 0, 1.0)
     assert found.words() == (
         "mmlu: B is 2.00 times as fast over 3 items (p = 0.250: not shown to differ); "
-        "it fixes 1 and breaks 0 (p = 1.000: not shown to differ)"
+        "3 of 3 texts are the same; it fixes 1 and breaks 0 (p = 1.000: not shown to differ)"
     )
     for other in ({"react": OUTCOME}, {"mmlu": replace(OUTCOME, ids=["x", "y", "z"])}, {"mmlu": replace(OUTCOME, data="other")}):
         with pytest.raises(BadArgument, match="in common"):
@@ -162,6 +164,17 @@ def test_the_table_has_a_row_for_each_outcome() -> None:
     assert "80.0%" in lines[1]
     assert "(1 failed)" in lines[2]
     assert lines[2].rstrip().endswith("-")
+    assert average({"mmlu": OUTCOME, "other": replace(OUTCOME, hit_rate=0.5)}).startswith("90.0% of the best hit rate on average over 2")
+    assert average({"mmlu": OUTCOME}) == ""
+
+
+def test_without_dspy_its_workload_says_so_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "dspy", None)
+    around = find("dspy-rag").around
+    assert around is not None
+    lab: Any = None
+    with pytest.raises(BackendUnsupported, match=r"dspy-rag needs DSPy.*sgl_lab"), around(lab):
+        pass
 
 
 def test_times_are_by_program_and_by_request() -> None:

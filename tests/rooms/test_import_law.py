@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "srt": {"lang"},
     "notebook": {"contracts", "trace"},
     "serve": {"contracts", "trace", "lang", "recorded", "session"},
-    "workloads": {"contracts", "trace", "lang", "session"},
+    "workloads": {"contracts", "trace", "lang", "session", "serve"},
     "cli": {"contracts", "trace", "notebook", "lang", "engine", "backends", "session", "doctor", "serve", "workloads"},
     "doctor": {"contracts", "engine", "backends"},
     "magics": {"contracts", "trace", "lang", "backends", "recorded", "elsewhere", "session", "labs", "viz", "doctor", "serve", "workloads"},

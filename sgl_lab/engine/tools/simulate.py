@@ -20,6 +20,7 @@ from ...contracts.params import SamplingParams
 from ...contracts.policies import BELADY, EVICTIONS
 from ...contracts.tree import TreeNode, TreeSnapshot
 from ..serving.cache.policies import policy
+from ..serving.cache.policy import Policy
 from ..serving.cache.pool import PagePool
 from ..serving.cache.tree import RadixTree
 from ..serving.config import EngineConfig
@@ -207,15 +208,16 @@ def _most_pages(recording: Recording, config: EngineConfig) -> int:
     return before + jobs + config.max_rows * (config.pages_for(DECODE_AHEAD) + 1)
 
 
-def simulate(recording: Recording, config: EngineConfig) -> Outcome:
-    """Serve the recording as an engine of `config` would.
+def simulate(recording: Recording, config: EngineConfig, eviction: Policy | None = None) -> Outcome:
+    """Serve the recording as an engine of `config` would; with `eviction`, under a policy that it
+    has not.
 
     A request is queued when all requests that were finished before it in the recording are
     finished. The counts of a program that waits for its answers are therefore exact; for parallel
     requests, steps may differ.
     """
     pool = PagePool(config.n_pages, config.page_size)
-    tree = RadixTree(pool, policy(config.evict, config.schedule))
+    tree = RadixTree(pool, eviction or policy(config.evict, config.schedule))
     tree.restore(_latest(recording.nodes, config.cache_tokens))
     scheduler = Scheduler(config, pool, tree, lambda source, target: None)
     scripts = {job.queued.request: job for job in recording.jobs}

@@ -109,7 +109,7 @@ def _compare(words: Words) -> None:
 
 
 def _show(shell: Shell, results: Results, *, is_ablated: bool, is_text: bool) -> None:
-    from ...workloads.results import HEADING, table, text
+    from ...workloads.results import HEADING, average, table, text
 
     if results.outcomes and (is_text or not in_kernel(shell)):
         say(text(results.outcomes))
@@ -118,6 +118,8 @@ def _show(shell: Shell, results: Results, *, is_ablated: bool, is_text: bool) ->
         counts = {f"{name}_computed": one.computed_tokens for name, one in results.outcomes.items()}
         page = {"text/html": html.grid(rows).source, "text/plain": text(results.outcomes)}
         Output(shell).show(page, {"sgl_lab": {"counts": counts}})
+    if not is_ablated and (words := average(results.outcomes)):
+        say(words)
         drawn = _speeds(results) if is_ablated else _hits(results)
         still = {"text/html": bars.still(drawn).source, "text/plain": drawn.title}
         Output(shell).show({"application/vnd.plotly.v1+json": bars.figure(drawn), **still})
