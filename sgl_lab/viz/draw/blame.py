@@ -27,6 +27,8 @@ NOTABLE = 0.1
 """share of the largest effect from which a number stands in the prompt"""
 MISSED = 0.1
 """share of what all pieces are worth together below which the effects of single ones miss it"""
+STRONG = 0.5
+"""nats that at least are drawn at full strength, so that small effects look small"""
 BARELY = 0.05
 """nats below which no effect is worth a number"""
 
@@ -127,7 +129,7 @@ def html(blame: Blame, spell: Spell) -> Markup:
 
 
 def _shaded(blame: Blame, spell: Spell) -> Markup:
-    largest = max([BARELY, *map(abs, blame.effects)])
+    largest = max([STRONG, *map(abs, blame.effects)])
     places = {piece: rank for rank, piece in enumerate(blame.ranking, 1)}
     drawn = list(parts(blame, spell))
     share = max(40, MOST_TEXT // max(1, len(drawn)))
@@ -213,7 +215,7 @@ def columns(blame: Blame) -> tuple[str, ...]:
 
 
 def _table(blame: Blame, rows: list[Row]) -> Markup:
-    largest = max([BARELY, *map(abs, blame.effects)])
+    largest = max([STRONG, *map(abs, blame.effects)])
     cell = css(padding="2px 14px 2px 0", text_align="left", border="none", background="transparent", vertical_align="top")
     right = f"{cell};{css(text_align='right', white_space='nowrap', font_variant_numeric='tabular-nums')}"
     whole = f"{cell};{css(white_space='nowrap')}"
