@@ -16,6 +16,7 @@ Events by emitter:
     scheduler     PrefixMatched, RequestPreempted, DraftVerified, StepRan
     radix tree    NodeInserted, NodeSplit, NodeEvicted, Touched, LocksChanged
     engine        TokensSampled, ExpertsChosen, RequestFinished, EngineFault
+    explore       ExplorationOpened, BranchChanged
 
 `LocksChanged` comes once a step, with the net changes only, because single changes would flood the
 stream. `TokensSampled` comes once a step: request, token, logprob, top-k, n_allowed, forced, drafted.
@@ -405,6 +406,60 @@ class RequestAnswered:
     currency: str
 
 
+# ---------------------------------------------------------------- explore
+
+
+class PromptPiece(NamedTuple):
+    """A part of an explored prompt that one line of the program appended."""
+
+    start: int
+    n: int
+    """tokens from `start` on"""
+    role: str
+    kind: str
+    """text (literal), ids (tokens by their ids) or template"""
+
+
+@dataclass(frozen=True, slots=True)
+class ExplorationOpened:
+    """A gen of another run, as it was when it was opened: what branches begin from."""
+
+    run: RunId
+    """of the exploration"""
+    of: str
+    """title of the run that has the gen"""
+    name: str
+    """of the gen, preceded by the forks that contain it"""
+    prompt: tuple[int, ...]
+    pieces: tuple[PromptPiece, ...]
+    answer: tuple[Sample, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BranchChanged:
+    """A branch was opened or changed. Its prompt and its tokens are those of the requests of `fork`."""
+
+    run: RunId
+    branch: int
+    """number in its exploration, from 1"""
+    fork: ForkId
+    parent: int
+    """the branch that it left; 0 is the explored answer"""
+    how: str
+    """token (an alternative was chosen), more (sampled again from there) or edit (of the prompt)"""
+    forced: tuple[int, ...]
+    """the first tokens of its answer: kept from the parent or chosen, not drawn"""
+    label: str
+    is_pinned: bool
+    is_deleted: bool
+    temperature: float
+    seed: int | None
+    piece: int | None
+    """the piece of the prompt that was edited"""
+    text: str
+    """its new text"""
+
+
 Event = (
     CellStarted
     | CellFinished
@@ -431,6 +486,8 @@ Event = (
     | EngineFault
     | TextArrived
     | RequestAnswered
+    | ExplorationOpened
+    | BranchChanged
 )
 
 Emit = Callable[[Event], None]
@@ -481,6 +538,9 @@ def from_dict(data: Mapping[str, object]) -> Event:
         given["samples"] = tuple(Sample(*sample) for sample in samples)
     if kind is RequestQueued and isinstance(foreseen := given.get("foreseen"), tuple):
         given["foreseen"] = Foreseen(*foreseen)
+    if kind is ExplorationOpened and isinstance(pieces := given.get("pieces"), tuple) and isinstance(answer := given.get("answer"), tuple):
+        given["pieces"] = tuple(PromptPiece(*piece) for piece in pieces)
+        given["answer"] = tuple(Sample(*sample) for sample in answer)
     try:
         make: Callable[..., Event] = kind
         event = make(**given)

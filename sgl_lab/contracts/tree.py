@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .ids import Namespace, NodeId
+from .prefixes import n_common
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +69,17 @@ class TreeSnapshot:
     seq: int
     rules: CacheRules | None = None
     """None for the cache of this process, of which everything is known"""
+
+    def n_cached(self, namespace: Namespace, tokens: Sequence[int]) -> int:
+        """How many of the first of these tokens the tree of `namespace` holds."""
+        below: dict[NodeId | None, list[TreeNode]] = {}
+        for node in self.nodes:
+            if node.namespace == namespace:
+                below.setdefault(node.parent, []).append(node)
+        at, n = next((node.node for node in below.get(None, ())), None), 0
+        while at is not None and n < len(tokens):
+            node = next((node for node in below.get(at, ()) if node.tokens[:1] == tuple(tokens[n : n + 1])), None)
+            n_same = n_common(node.tokens, tokens[n:]) if node is not None else 0
+            n += n_same
+            at = node.node if node is not None and n_same == len(node.tokens) else None
+        return n

@@ -153,6 +153,16 @@ class Embedded(Expr):
 
 
 @dataclass(frozen=True)
+class TokenIds(Expr):
+    """Tokens by their ids, as they are: no text is encoded."""
+
+    ids: tuple[int, ...]
+
+    def __repr__(self) -> str:
+        return f"token_ids({_short(list(self.ids))})"
+
+
+@dataclass(frozen=True)
 class Image(Expr):
     """A picture, as a backend of messages takes it."""
 
@@ -352,7 +362,7 @@ class Reference:
     sample: int = 0
 
 
-Leaf = Text | Embedded | Image | Tools | Gen | Select | RoleBegin | RoleEnd
+Leaf = Text | TokenIds | Embedded | Image | Tools | Gen | Select | RoleBegin | RoleEnd
 Instruction = Expr | Fork | Join | ScopeBegin | ScopeEnd | Warm
 """The values that an executor receives."""
 Primitive = Leaf | Fork | Join | ScopeBegin | ScopeEnd | ToolTurn | Warm | Argument | Reference

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from ..contracts.conversation import ImagePart, ToolCallPart
+from ..contracts.errors import ProgramError
 from ..contracts.port import Message, Segment
 from ..contracts.spans import OBJECT, Block, Content, first_id
 from .chat_template import Chat, render_until
@@ -80,6 +81,10 @@ class History:
     def say(self, text: str) -> None:
         """Literal text, inside the open role or outside all roles."""
         self._add(Piece(text, role=self.role))
+
+    def place(self, ids: tuple[int, ...]) -> None:
+        """Tokens by their ids; only for a backend that takes them."""
+        raise ProgramError("this history holds no token ids", hint="s.messages() is what the backend is sent")
 
     def embed(self, block: Block) -> None:
         """A block, inside the open role or outside all roles. In text it is one character, so a

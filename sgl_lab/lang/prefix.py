@@ -11,13 +11,13 @@ import inspect
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
-from .expressions import Argument, Concat, Embedded, Image, RoleBegin, RoleEnd, ScopeBegin, ScopeEnd, Text, Warm
+from .expressions import Argument, Concat, Embedded, Image, RoleBegin, RoleEnd, ScopeBegin, ScopeEnd, Text, TokenIds, Warm
 from .graph.tracer import Trace, Tracer
 from .graph.tracing import missing
 from .loop import drive
 from .state import ProgramState
 
-_KNOWN = (Text, Embedded, Image, RoleBegin, RoleEnd)
+_KNOWN = (Text, TokenIds, Embedded, Image, RoleBegin, RoleEnd)
 
 
 def cache_prefix(body: Callable[..., object], bound: Mapping[str, object], state: ProgramState) -> int:

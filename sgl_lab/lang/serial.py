@@ -29,6 +29,7 @@ from .expressions import (
     Select,
     SeparateReasoning,
     Text,
+    TokenIds,
     ToolTurn,
     Warm,
 )
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 _VALUES = (
     *(Argument, Concat, Fork, Gen, Image, Join, Reference, RoleBegin, RoleEnd, ScopeBegin, ScopeEnd, Select, SeparateReasoning, Text),
-    *(ToolTurn, Warm, Reasoning),
+    *(TokenIds, ToolTurn, Warm, Reasoning),
 )
 _KINDS: dict[str, type[DataclassInstance]] = {kind.__name__: kind for kind in _VALUES}
 _METHODS = {repr(method): method for method in (greedy_token_selection, token_length_normalized, unconditional_likelihood_normalized)}

@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Generic, NamedTuple, Self, TypeVar
 
-from ..contracts.errors import ProgramError
+from ..contracts.errors import BadArgument, ProgramError
 from ..contracts.ids import ForkId
 from ..contracts.params import SamplingParams
 from ..contracts.tools import ToolStyle
@@ -38,6 +38,7 @@ from .expressions import (
     ScopeEnd,
     Select,
     Text,
+    TokenIds,
     Tools,
     ToolTurn,
     leaves,
@@ -189,6 +190,8 @@ class StrandBase(ABC):
                         raise self.run.missing("blocks")
                     if isinstance(leaf, Image):
                         _check_image(self.run, role)
+                    if isinstance(leaf, TokenIds):
+                        _check_ids(self.run, leaf.ids)
                     role = next_role(role, leaf)
                     steps.append(Step(leaf))
                 if role is None:
@@ -310,7 +313,15 @@ def _check_image(run: Run, role: str | None) -> None:
         raise ProgramError("an image is part of a turn", hint="write user(image(...) + 'What is this?')")
 
 
-def next_role(role: str | None, leaf: Text | Embedded | Image | RoleBegin | RoleEnd) -> str | None:
+def _check_ids(run: Run, ids: tuple[int, ...]) -> None:
+    """Refuse ids that are none of the model's tokens."""
+    if not run.card.capabilities.token_ids:
+        raise run.missing("token_ids")
+    if outside := next((token for token in ids if token >= run.card.vocab), None):
+        raise BadArgument(f"{run.card.name} has no token {outside}: its ids end at {run.card.vocab - 1:,}")
+
+
+def next_role(role: str | None, leaf: Text | TokenIds | Embedded | Image | RoleBegin | RoleEnd) -> str | None:
     """The open role after `leaf`; roles do not nest."""
     match leaf:
         case RoleBegin(new):
@@ -321,5 +332,5 @@ def next_role(role: str | None, leaf: Text | Embedded | Image | RoleBegin | Role
             if role != old:
                 raise ProgramError(f"role {old!r} ends, but {'no role' if role is None else repr(role)} is open")
             return None
-        case Text() | Embedded() | Image():
+        case Text() | TokenIds() | Embedded() | Image():
             return role

@@ -18,7 +18,7 @@ from ..contracts.events import Foreseen, ForkOpened
 from ..contracts.ids import ForkId
 from ..contracts.params import SamplingParams
 from .ahead import Ahead
-from .expressions import Embedded, Fork, Gen, Image, Join, RoleBegin, RoleEnd, ScopeBegin, ScopeEnd, Select, Text, ToolTurn, Warm
+from .expressions import Embedded, Fork, Gen, Image, Join, RoleBegin, RoleEnd, ScopeBegin, ScopeEnd, Select, Text, TokenIds, ToolTurn, Warm
 from .ids import fork_ids
 from .run import Run, do_nothing
 from .strand import Step, StrandBase
@@ -129,6 +129,8 @@ class Stream(StrandBase):
         match step:
             case Step(Text(text)):
                 self.transcript.say(text)
+            case Step(TokenIds(ids)):
+                self.transcript.place(ids)
             case Step(Embedded(block)):
                 self.transcript.embed(block)
             case Step(Image() as image):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -16,7 +16,7 @@ from .choices import (
     unconditional_likelihood_normalized,
 )
 from .default import flush_cache, get_server_info, set_default_backend
-from .expressions import Concat, Expr, Gen, Image, RoleBegin, RoleEnd, Select, SeparateReasoning, as_expr, requests_in
+from .expressions import Concat, Expr, Gen, Image, RoleBegin, RoleEnd, Select, SeparateReasoning, TokenIds, as_expr, requests_in
 from .form import FORMS
 from .global_config import global_config
 from .graph.compiled import Compiled
@@ -66,6 +66,7 @@ __all__ = [
     "system",
     "system_begin",
     "system_end",
+    "token_ids",
     "token_length_normalized",
     "unconditional_likelihood_normalized",
     "unordered",
@@ -90,6 +91,7 @@ SURFACE = (
     "system",
     "system_begin",
     "system_end",
+    "token_ids",
     "token_length_normalized",
     "unconditional_likelihood_normalized",
     "user",
@@ -268,6 +270,20 @@ def select(
         known = [f"sgl.{name}" for name in SURFACE if isinstance(globals()[name], ChoicesSamplingMethod)]
         raise BadArgument(f"choices_method cannot be {choices_method!r:.80}", hint=did_you_mean(f"sgl.{choices_method}", known))
     return Select(_checked(name), options, choices_method, heal=heal)
+
+
+@suggests
+def token_ids(ids: Sequence[int]) -> TokenIds:
+    """Tokens by their ids, where text would stand: `s += token_ids([504, 253])`. They stay as they
+    are, also where the tokenizer would encode their text otherwise.
+
+    BadArgument for what is no list of whole numbers, 0 or more, or, when it is appended, for a token
+    that the model does not have.
+    """
+    found = tuple(ids) if isinstance(ids, Iterable) and not isinstance(ids, str | bytes) else ()
+    if not found or not all(type(each) is int and each >= 0 for each in found):
+        raise BadArgument(f"token_ids takes a list of token ids, which are whole numbers, 0 or more, not {ids!r:.60}")
+    return TokenIds(found)
 
 
 @suggests

@@ -72,6 +72,9 @@ them must not change
 """
 LONG = 2048
 """characters of a run that is encoded as a whole"""
+HELD = 4
+"""tokens of which one character may consist"""
+INCOMPLETE = "\ufffd"
 TAIL = 17
 """tokens that may be healed, and one before them"""
 
@@ -264,6 +267,29 @@ class Transcript(History):
         self._frozen = replace(self._frozen, n_pieces=len(self._placed))
         super().embed(block)
 
+    def place(self, ids: tuple[int, ...]) -> None:
+        """Tokens by their ids. Those that begin a character at the end are held for a gen that
+        completes it.
+        """
+        self.let_go()
+        if self._open:
+            self.settle()
+        else:
+            self._leave_roles()
+            if self._loose:
+                self._place_loose()
+        if n := self._n_whole(ids):
+            piece = Piece(self._backend.decode(ids[:n]), ids[:n], "text", self.role, fixed=True, special=True)
+            self.take(piece, ids[n:])
+        self._held = Held(ids[n:])
+
+    def _n_whole(self, ids: tuple[int, ...]) -> int:
+        """How many of the tokens stand before an incomplete character at their end."""
+        for n in range(len(ids), max(len(ids) - HELD, -1), -1):
+            if not self._backend.decode(ids[:n]).endswith(INCOMPLETE):
+                return n
+        return len(ids)
+
     def begin(self, role: str) -> None:
         self.let_go()
         if self._loose:
@@ -333,7 +359,7 @@ class Transcript(History):
         """
         text = ""
         for piece in reversed(self._placed):
-            if piece.kind != "text" or piece.markup or len(text) > TAIL * 16:
+            if piece.kind != "text" or piece.markup or piece.fixed or len(text) > TAIL * 16:
                 break
             text = piece.text + text
         return 0 if self._held.ids else n_open(self._backend, text, self.ids[-TAIL:])

@@ -21,6 +21,7 @@ from ..contracts.events import (
     NodeInserted,
     NodeSplit,
     PrefixMatched,
+    PromptPiece,
     Sample,
     StreamExtended,
     Touched,
@@ -55,9 +56,9 @@ def _fitting(hint: object) -> Callable[[object], bool]:
         return lambda value: type(value) is int and -LARGEST < value < LARGEST
     if hint is float:
         return lambda value: value is None or type(value) in (int, float)
-    if hint is Sample:
-        fields = [(name, _fitting(one)) for name, one in _hints(Sample).items()]
-        return lambda value: isinstance(value, Sample) and all(fitting(getattr(value, name)) for name, fitting in fields)
+    if hint in (Sample, PromptPiece):
+        fields = [(name, _fitting(one)) for name, one in _hints(hint).items()]
+        return lambda value: isinstance(value, hint) and all(fitting(getattr(value, name)) for name, fitting in fields)
     if typing.get_origin(hint) is tuple:
         wanted = typing.get_args(hint)
         if wanted == (int, ...) or (wanted[-1] is Ellipsis and getattr(wanted[0], "__supertype__", None) is int):

@@ -18,6 +18,7 @@ from ..contracts.events import (
     CellStarted,
     Entry,
     ExpertsChosen,
+    ExplorationOpened,
     ExprFinished,
     ForkOpened,
     NodeInserted,
@@ -176,6 +177,8 @@ class Record:
                     for sample in samples:
                         tokens.add(sample.token)
                         tokens.update(token for token, _ in sample.top)
+                case ExplorationOpened(prompt=ids, answer=samples):
+                    tokens.update(ids, *([sample.token, *(token for token, _ in sample.top)] for sample in samples))
                 case _:
                     pass
         return tokens
@@ -187,6 +190,8 @@ def _n_bytes(entry: Entry) -> int:
     n_bytes += sum(100 * len(getattr(event, name, ())) for name in ("prefill", "refs"))
     if isinstance(event, ExpertsChosen):
         n_bytes += sum(150 + len(experts) for _, _, experts in event.chosen)
+    if isinstance(event, ExplorationOpened):
+        n_bytes += sum(150 + 120 * len(sample.top) for sample in event.answer)
     if isinstance(event, TokensSampled | TextArrived):
         n_bytes += sum(150 + 120 * len(sample.top) for sample in event.samples)
     return n_bytes

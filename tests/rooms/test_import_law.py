@@ -26,12 +26,16 @@ MAY_IMPORT = {
     "utils": {"contracts", "lang", "viz"},
     "global_config": {"lang"},
     "srt": {"lang"},
+    "explore": {"contracts", "trace", "lang", "recorded", "viz"},
     "notebook": {"contracts", "trace"},
     "serve": {"contracts", "trace", "lang", "recorded", "session"},
     "workloads": {"contracts", "trace", "lang", "session", "serve"},
     "cli": {"contracts", "trace", "notebook", "lang", "engine", "backends", "session", "doctor", "serve", "workloads"},
     "doctor": {"contracts", "engine", "backends"},
-    "magics": {"contracts", "trace", "lang", "backends", "recorded", "elsewhere", "session", "labs", "viz", "doctor", "serve", "workloads"},
+    "magics": {
+        *("contracts", "trace", "lang", "backends", "recorded", "elsewhere", "session", "labs", "viz", "doctor", "serve", "workloads"),
+        *("explore",),
+    },
 }
 
 INSIDE_ENGINE = {
@@ -90,6 +94,7 @@ MUST_NOT_LOAD = {
     "srt": {"torch", "sgl_lab.engine"} | NOTEBOOK,
     "viz": {"torch", "transformers", "sgl_lab.engine", "sgl_lab.lang"},
     "notebook": HEAVY | NOTEBOOK,
+    "explore": {"torch", "transformers", "sgl_lab.engine"} | NOTEBOOK,
     "serve": NOTEBOOK | {"sgl_lab.viz"},
     "cli": {"IPython", "torch"},
     "models": NOTEBOOK | {"sgl_lab.engine", "sgl_lab.lang"},

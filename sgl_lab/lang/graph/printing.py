@@ -19,6 +19,7 @@ from ..expressions import (
     ScopeEnd,
     Select,
     Text,
+    TokenIds,
     Tools,
     ToolTurn,
     Warm,
@@ -81,6 +82,8 @@ def described(value: Value) -> str:
             return f"Join({', '.join(map(str, forks))}, mode={mode})"
         case Image(media_type):
             return f"Image({media_type})"
+        case TokenIds(ids):
+            return f"TokenIds({len(ids)})"
         case Embedded():
             return "Embedded()"
         case Tools(specs):

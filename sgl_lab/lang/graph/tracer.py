@@ -14,6 +14,7 @@ from typing import NamedTuple, Self
 from ...contracts.errors import ProgramError, Stopped
 from ...contracts.ids import ForkId
 from ...contracts.port import Message
+from ...contracts.spans import OBJECT
 from ..expressions import (
     Concat,
     Embedded,
@@ -30,6 +31,7 @@ from ..expressions import (
     ScopeEnd,
     Select,
     Text,
+    TokenIds,
     Tools,
     ToolTurn,
     Unordered,
@@ -197,6 +199,8 @@ class Tracer(StrandBase):
         match step.value:
             case Text(text):
                 transcript.say(str(text))
+            case TokenIds(ids):
+                transcript.say(OBJECT * len(ids))
             case Embedded(block):
                 transcript.embed(block)
             case Image() as image:

@@ -1,0 +1,62 @@
+"""A branch as the text of a cell that says it again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from ..contracts.errors import ProgramError
+from ..contracts.events import BranchChanged
+from ..lang.expressions import Expr, Gen, RoleBegin, RoleEnd, Text, TokenIds
+
+WIDTH = 100
+"""columns of a line, where it can be broken"""
+
+
+def cell_of(said: Sequence[Expr], about: BranchChanged, options: str = "") -> str:
+    """A `%%sgl` cell: a line a turn. Its state has the branch's label as name."""
+    name = re.sub(r"\W+", "_", about.label).strip("_")
+    name = name if name.isidentifier() else f"branch_{about.branch}"
+    head = " ".join(word for word in ("%%sgl", "-o", name, options) if word)
+    lines: list[str] = []
+    turn: list[str] = []
+    role = ""
+    for part in said:
+        match part:
+            case RoleBegin(role):
+                turn = []
+            case RoleEnd(role):
+                lines.append(_turn(role, turn))
+                role, turn = "", []
+            case _ if role:
+                turn.append(_written(part))
+            case _:
+                lines.append(f"s += {_written(part)}")
+    if role:
+        lines.append(_turn(role, turn))
+    return "\n".join([head, *lines]) + "\n"
+
+
+def _turn(role: str, parts: Sequence[str]) -> str:
+    if role not in ("system", "user", "assistant"):
+        raise ProgramError(f"a turn of role {role!r} cannot be written as a cell")
+    whole = " + ".join(parts)
+    if len(whole) + len(role) + 2 <= WIDTH or len(parts) < 2:
+        return f"{role}({whole or repr('')})"
+    return f"{role}(\n    " + "\n    + ".join(parts) + "\n)"
+
+
+def _written(part: Expr) -> str:
+    match part:
+        case Text(text):
+            return repr(text)
+        case TokenIds(ids):
+            return f"token_ids({list(ids)})"
+        case Gen(name, given):
+            arguments = [repr(name), *(f"{key}={_value(value)}" for key, value in given), "heal=False"]
+            return f"gen({', '.join(arguments)})"
+    raise ProgramError(f"a {type(part).__name__} cannot be written as a cell")
+
+
+def _value(value: object) -> str:
+    return repr(list(value)) if isinstance(value, tuple) else repr(value)
