@@ -15,6 +15,7 @@ from ..contracts.errors import Stopped
 from ..contracts.ids import RunId
 from ..contracts.legible import clipped
 from ..viz.views import views_of
+from ..viz.views.explore import ExploreView
 from .folded import Folded, about
 from .output import Output, html_line, in_kernel, is_captured
 from .printing import say
@@ -96,7 +97,7 @@ def run_views(lab: RecordedLab, run: RunId) -> Views:
     """The folds of a live view of one run."""
     from ..viz.sender import Views
 
-    return Views(*views_of(run, lab.spell))
+    return Views(*views_of(run, lab.spell), ExploreView(lab.spell, run))
 
 
 def live_panel(title: str, views: Sequence[str], on_message: Callable[[Mapping[str, object]], None], **options: object) -> Panel:

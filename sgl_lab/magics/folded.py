@@ -15,6 +15,7 @@ from ..viz.draw.escape import Markup
 from ..viz.freeze import drawn, freeze
 from ..viz.replay import Replay
 from ..viz.views import TreeView, views_of
+from ..viz.views.explore import ExploreView
 from ..viz.views.tree import TreePicture
 from .options import VIEWS
 from .output import Bundle
@@ -33,8 +34,9 @@ class Folded:
         self.tokens, self.tree, self.lanes, self.metrics = views_of(record.scope, say)
         self.tree.load(record.snapshot)
         self.metrics.load(record.snapshot)
+        self._explore = ExploreView(say, record.scope)
         for entry in record.entries:
-            for view in (self.tokens, self.tree, self.lanes, self.metrics):
+            for view in (self.tokens, self.tree, self.lanes, self.metrics, self._explore):
                 view.fold(entry)
 
     @classmethod
@@ -50,6 +52,7 @@ class Folded:
             lanes=self.lanes,
             has_lanes="timeline" in views,
             metrics=self.metrics,
+            explore=self.explore,
             replay=self._replay(title, views, status, message),
             title=title,
             status=status,
@@ -61,7 +64,12 @@ class Folded:
     def page(self, title: str, status: str, message: str) -> Markup:
         """All views without a size limit, and the recording for a page with players."""
         replay = self._replay(title, VIEWS, status, message)
-        return drawn(self.tokens, self.tree, self.lanes, self.metrics, title, status, message, self._ms, replay)
+        return drawn(self.tokens, self.tree, self.lanes, self.metrics, self.explore, title, status, message, self._ms, replay)
+
+    @property
+    def explore(self) -> ExploreView | None:
+        """The exploration, if the run is one."""
+        return None if self._explore.is_empty else self._explore
 
     @property
     def has_tree(self) -> bool:

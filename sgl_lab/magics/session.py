@@ -62,6 +62,8 @@ class Session:
         """runs read from files, by the files' names"""
         self.blamed: dict[tuple[RunId, str], Blame] = {}
         """what `%sgl blame` found, by run and title of the answer"""
+        self.explorers: dict[tuple[RunId, RequestId], Open] = {}
+        """explorations by the run and the request of their gen"""
         self._noticed: set[str] = set()
         """notices of labs that were printed already"""
 

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeVar
 
 from ..contracts.legible import clipped, legible
+from .draw import explore as draw_explore
 from .draw import html, still, text
 from .draw.escape import Markup, joined, tag
 from .draw.streams import cut, without_pictures
 from .replay import Replay
+from .views.explore import ExplorePicture
 from .views.lanes import LanesPicture
 from .views.metrics import MetricsPicture
 from .views.tokens import TokensPicture
@@ -81,6 +83,7 @@ class Pictures:
     tree: TreePicture | None
     lanes: LanesPicture | None
     metrics: MetricsPicture | None
+    explore: ExplorePicture | None
     title: str
     status: str
     message: str
@@ -104,6 +107,8 @@ class Pictures:
         )
         parts += [still.moment(moment)] if moment else []
         parts += [still.alarm(clipped(self.message, 4_000))] if is_failure else []
+        if (explore := self.explore) is not None:
+            parts.append(_once(self._drawn, "explore", None, lambda: draw_explore.body(explore)))
         if self.metrics is not None:
             parts.append(still.counts(self.metrics, self.is_engine))
         if self.tokens is not None:
@@ -128,6 +133,8 @@ class Pictures:
             plain.append(text.metrics(self.metrics))
         if (tokens := self.tokens) is not None:
             plain.insert(0, _once(self._plain, "tokens", room.n_plain, lambda: text.transcript(tokens, n_tokens=room.n_plain)))
+        if (explore := self.explore) is not None:
+            plain.insert(0, _once(self._plain, "explore", None, lambda: draw_explore.text(explore)))
         if (tree := self.tree) is not None:
             plain.append(_once(self._plain, "tree", None, lambda: text.tree(tree, elsewhere=self.is_elsewhere)))
         if (lanes := self.lanes) is not None and self.has_lanes:
@@ -148,6 +155,7 @@ def freeze(
     tree: Whole[TreePicture] | None = None,
     lanes: Whole[LanesPicture] | None = None,
     metrics: Whole[MetricsPicture] | None = None,
+    explore: Whole[ExplorePicture] | None = None,
     replay: Replay | None = None,
     title: str = "",
     status: str = "ok",
@@ -165,7 +173,7 @@ def freeze(
     has_lanes  False if the lanes are not a view of their own and only show what each fork reused
     notes      headings and texts below the views
     """
-    pictures = _pictures(tokens, tree, lanes, metrics, title, status, message, ms, is_engine, has_lanes)
+    pictures = _pictures(tokens, tree, lanes, metrics, explore, title, status, message, ms, is_engine, has_lanes)
     below = [html.details(heading, html.plain(note), is_open=True) for heading, note in notes]
     also = "".join(f"\n\n{heading}:\n{legible(note)}" for heading, note in notes)
 
@@ -206,6 +214,7 @@ def drawn(
     tree: Whole[TreePicture],
     lanes: Whole[LanesPicture],
     metrics: Whole[MetricsPicture],
+    explore: Whole[ExplorePicture] | None,
     title: str,
     status: str,
     message: str,
@@ -215,7 +224,7 @@ def drawn(
     """The same picture for a standalone page, without a size limit, with a recording for its
     player.
     """
-    pictures = _pictures(tokens, tree, lanes, metrics, title, status, message, ms, False, True)
+    pictures = _pictures(tokens, tree, lanes, metrics, explore, title, status, message, ms, False, True)
     recording = replay.data(PAGE_LIMIT)
     shown = pictures.drawn(PAGE_ROOM, IN_PAGE if recording else "")
     return tag("div", {}, shown, recording) if recording else shown
@@ -226,6 +235,7 @@ def _pictures(
     tree: Whole[TreePicture] | None,
     lanes: Whole[LanesPicture] | None,
     metrics: Whole[MetricsPicture] | None,
+    explore: Whole[ExplorePicture] | None,
     title: str,
     status: str,
     message: str,
@@ -238,6 +248,7 @@ def _pictures(
         None if tree is None else tree.full(),
         None if lanes is None else lanes.full(),
         None if metrics is None else metrics.full(),
+        None if explore is None else explore.full(),
         title,
         status,
         message,

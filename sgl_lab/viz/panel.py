@@ -70,6 +70,10 @@ class Panel:
         with self._lock:
             self._widget.options = {**self._widget.options, **options}
 
+    def tell(self, **content: object) -> None:
+        """Send a message of the panel's owner to the pages, beside those of its views."""
+        self._widget.send(dict(content))
+
     def stopping(self) -> None:
         """Confirm the Stop button to the page."""
         self._widget.send({"kind": "stopping"})

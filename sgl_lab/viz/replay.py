@@ -23,6 +23,7 @@ from .draw.escape import Markup, data, script
 from .sender import REST_EVERY_NS, TOKENS_EVERY_NS, Message, Part, Sender, Views
 from .views import views_of
 from .views.clock import RunClock
+from .views.explore import ExploreView
 
 
 class Detail(NamedTuple):
@@ -151,7 +152,7 @@ def frames(record: Record, spell: Callable[[int], str], detail: Detail = IN_CELL
     entries = _of_run(record.entries, run)
     length = entries[-1][0] if entries else 0.0
     pace = max(detail.least_pace, length * 1e6 / (detail.n_moments * TOKENS_EVERY_NS))
-    sender = Sender(Views(*views_of(run, spell)), pace=pace, n_texts=None)
+    sender = Sender(Views(*views_of(run, spell), ExploreView(spell, run)), pace=pace, n_texts=None)
     sender.load(record.snapshot)
     moments: list[Frame] = []
     now = 0.0
@@ -207,7 +208,12 @@ def merged(messages: list[Message]) -> Message:
     return found
 
 
-_KEYS = {"tokens": {"forks": "fork"}, "tree": {"nodes": "id", "texts": "id"}, "lanes": {"lanes": "lane", "bars": "id"}}
+_KEYS = {
+    "tokens": {"forks": "fork"},
+    "tree": {"nodes": "id", "texts": "id"},
+    "lanes": {"lanes": "lane", "bars": "id"},
+    "explore": {"branches": "id"},
+}
 """lists whose rows replace those with the same key"""
 
 

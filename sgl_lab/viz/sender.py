@@ -81,10 +81,12 @@ class Leisurely(Loadable, Protocol):
 
 
 class Views:
-    """The four folds of one live run."""
+    """The folds of one live run."""
 
-    def __init__(self, tokens: Written, tree: Leisurely, lanes: View, metrics: Loadable) -> None:
+    def __init__(self, tokens: Written, tree: Leisurely, lanes: View, metrics: Loadable, explore: View | None = None) -> None:
         self.tokens, self.tree, self.lanes, self.metrics = tokens, tree, lanes, metrics
+        self.explore = explore
+        """that of an exploration; it sends nothing of another run"""
         self._tree_from = 0
 
     def fold(self, entries: Iterable[Entry]) -> None:
@@ -92,6 +94,8 @@ class Views:
             self.tokens.fold(entry)
             self.lanes.fold(entry)
             self.metrics.fold(entry)
+            if self.explore is not None:
+                self.explore.fold(entry)
             if entry.seq >= self._tree_from or isinstance(entry.event, ForkOpened):
                 self.tree.fold(entry)
 
@@ -104,7 +108,8 @@ class Views:
         self._tree_from = snapshot.seq
 
     def named(self) -> dict[str, View]:
-        return {"tokens": self.tokens, "tree": self.tree, "lanes": self.lanes, "metrics": self.metrics}
+        named: dict[str, View] = {"tokens": self.tokens, "tree": self.tree, "lanes": self.lanes, "metrics": self.metrics}
+        return named if self.explore is None else named | {"explore": self.explore}
 
 
 class Sender:
@@ -225,7 +230,7 @@ class Sender:
         self._snapshot_stale = False
         found = encode({"seq": self._seq, "status": self._status})[:-1]
         views = self._views.named()
-        for name in ("metrics", "tokens", "lanes", "tree"):
+        for name in ("metrics", *(("explore",) if self._views.explore else ()), "tokens", "lanes", "tree"):
             if name not in self._too_large and (part := self._small(name, views[name], MAX_BYTES - len(found))):
                 found += f',"{name}":{part}'
         return found + f',"partial":{encode(bool(self._too_large))}}}'
@@ -246,7 +251,7 @@ class Sender:
 # ---------------------------------------------------------------- messages
 
 
-CUT = {"tokens": ("forks", "ops"), "tree": ("nodes", "texts", "ends", "gone"), "lanes": ("lanes", "bars")}
+CUT = {"tokens": ("forks", "ops"), "tree": ("nodes", "texts", "ends", "gone"), "lanes": ("lanes", "bars"), "explore": ("branches",)}
 """lists of a channel that may arrive in pieces; everything else arrives whole"""
 ENVELOPE = 128
 """bytes of a message around its body"""

@@ -249,6 +249,7 @@ def test_masses_of_a_trie_are_those_of_a_slow_reference(seed: int) -> None:
     path: list[int] = [0, 0]
     for row in found["rows"]:
         path = [*path[: row["at"]], *row["ids"]]
+        assert row["reach"] == pytest.approx(expected[tuple(path[: row["at"] + 1])])
         assert row["mass"] == pytest.approx(expected[tuple(path)])
         assert row["n"] == sum(tuple(cell.token for cell in cells)[: len(path)] == tuple(path) for cells in lines.values())
         seen[tuple(path)] = row["mass"] or 0.0

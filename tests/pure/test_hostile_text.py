@@ -17,6 +17,16 @@ import pytest
 from IPython.core.error import UsageError
 
 from sgl_lab.contracts.errors import SglError, UnfinishedValue
+from sgl_lab.contracts.events import (
+    BranchChanged,
+    Entry,
+    Event,
+    ExplorationOpened,
+    PromptPiece,
+    RequestQueued,
+    TokensSampled,
+)
+from sgl_lab.contracts.ids import ForkId, RequestId, RunId
 from sgl_lab.contracts.legible import clipped, legible
 from sgl_lab.engine.files.store import resolve
 from sgl_lab.magics.commands.keep import exported
@@ -33,6 +43,7 @@ from sgl_lab.viz.draw import attention as draw_attention
 from sgl_lab.viz.draw import bars, canvas, chart, dataflow, dot, experts, html, page, perfetto, stats, still, text, whatif, workers
 from sgl_lab.viz.draw import blame as draw_blame
 from sgl_lab.viz.draw import diff as draw_diff
+from sgl_lab.viz.draw import explore as draw_explore
 from sgl_lab.viz.draw import inspection as draw_inspection
 from sgl_lab.viz.draw import why as draw_why
 from sgl_lab.viz.explain.attention import attention
@@ -43,6 +54,7 @@ from sgl_lab.viz.explain.why import why
 from sgl_lab.viz.freeze import freeze
 from sgl_lab.viz.replay import frames
 from sgl_lab.viz.views.experts import Load
+from sgl_lab.viz.views.explore import ExploreView
 from sgl_lab.viz.views.inspection import inspections
 from sgl_lab.viz.views.recent import RecentView
 from sgl_lab.viz.views.tok import MAX_TEXT
@@ -106,6 +118,22 @@ def harmless(payload: str) -> str:
     return re.sub(r"[^\n]+", lambda line: "x" * min(len(line[0]), 9), legible(payload))
 
 
+def exploration(record: Record, payload: str) -> list[Entry]:
+    """The events of an exploration of the record's last gen, with a branch of each kind. All words are the payload's."""
+    one = next(one for one in reversed(inspections(record.entries)) if one.samples)
+    token = one.samples[0].token
+    answer = tuple(sample._replace(top=((token + 1, -0.5), (sample.token, -1.0))) for sample in one.samples[:9])
+    pieces = (PromptPiece(0, 1, "", "template"), PromptPiece(1, len(one.prompt) - 1, payload, "text"))
+    events: list[Event] = [ExplorationOpened(RunId(1), payload, payload, one.prompt, pieces, answer)]
+    for number, how in enumerate(("token", "more", "more", "edit"), 1):
+        fork, request = ForkId(900 + number), RequestId(900 + number)
+        forced = () if how == "edit" else (token,)
+        events.append(BranchChanged(RunId(1), number, fork, 0, how, forced, payload, how == "edit", False, 0.5, 3, None, payload))
+        events.append(RequestQueued(request, fork, None, "gen", (*one.prompt, *forced), 4, request))
+        events.append(TokensSampled(1, tuple(sample._replace(request=request) for sample in answer[:number])))
+    return [Entry(number, number, event) for number, event in enumerate(events)]
+
+
 class Drawn:
     """Everything that is made of two runs, the second of which is shown."""
 
@@ -126,6 +154,10 @@ class Drawn:
         either = [(looked, lambda token: payload), (looked, lambda token: payload, blamed)]
         marks = tuple(dataflow.Row(n, n % 2, kind, payload, (0,) * (n > 0), (1,) * (n == 0)) for n, kind in enumerate(dataflow.MARKS))
         sides = [dataflow.Side(payload, marks), dataflow.Side(payload, marks[:2])]
+        explored = ExploreView(last.spell)
+        for event in exploration(last, payload):
+            explored.fold(event)
+        picture = explored.full()
         behind = [workers.WorkerRow(payload, False, 1, 2, 40, 30, ((payload, 2),))]
         self.pages = {
             "frozen": frozen["text/html"],
@@ -139,6 +171,7 @@ class Drawn:
             "attention": "".join(draw_attention.html(*given).source for given in either),
             "stats": stats.html(payload, counts).source,
             "workers": workers.html(behind).source,
+            "explore": draw_explore.html(picture).source,
             "table": html.table([("model", payload), (payload, "x")]).source,
             "bars": bars.still(bars.Bars(payload, (payload,), (bars.Series(payload, (0.5,), (payload,)),))).source,
             "grid": html.grid([(payload, "y"), ("x", payload)]).source,
@@ -166,6 +199,7 @@ class Drawn:
             "attention": "\n".join(draw_attention.text(*given) for given in either),
             "stats": stats.text(payload, counts),
             "workers": "\n".join(map(" ".join, workers.table(behind))),
+            "explore": draw_explore.text(picture),
             "lanes": text.lanes(folded.lanes.full()),
             "tree": text.tree(folded.tree.full(), ascii=True),
             "transcript": text.transcript(folded.tokens.full(), ascii=True),

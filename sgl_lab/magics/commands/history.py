@@ -36,7 +36,7 @@ def _tokens(shell: Shell, session: Session, words: Words) -> None:
     """`tokens`, `tokens NAME`, `tokens RUN` and `tokens RUN NAME`: the exact prompts and answers of
     a run, all of them or those under a name; of a mixture of experts also who computed them.
     """
-    record, name = _run_and_name(session, words)
+    record, name = run_and_name(session, words)
     found = inspections(record.entries)
     chosen = [one for one in found if name is None or is_called(one, name)]
     if not found:
@@ -67,7 +67,7 @@ def _show_layer(chosen: Iterable[Inspection], word: str) -> None:
         one.routes = one.routes.of_layer(int(word))
 
 
-def _run_and_name(session: Session, words: Words) -> tuple[Record, str | None]:
+def run_and_name(session: Session, words: Words) -> tuple[Record, str | None]:
     """A single word is a name in the last run if one exists, otherwise a run."""
     first, second = words.name(), words.name(1)
     if second is not None:

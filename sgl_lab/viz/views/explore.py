@@ -67,7 +67,9 @@ class BranchRow(TypedDict):
     toks: list[Drawn]
 
 
-class ExplorePicture(TypedDict):
+class ExplorePicture(TypedDict, total=False):
+    """Empty while nothing is explored."""
+
     of: str
     name: str
     pieces: list[PieceRow]
@@ -195,10 +197,12 @@ class ExploreView:
     def _picture(self, numbers: Sequence[int]) -> ExplorePicture:
         self._changed, self._is_new = set(), False
         opened = self._opened
+        if opened is None:
+            return {}
         return {
-            "of": legible(opened.of) if opened else "",
-            "name": legible(opened.name) if opened else "",
-            "pieces": [self._piece(*piece) for piece in opened.pieces] if opened else [],
+            "of": legible(opened.of),
+            "name": legible(opened.name),
+            "pieces": [self._piece(*piece) for piece in opened.pieces],
             "branches": [self._row(number) for number in numbers],
             "tries": self._tries(),
         }

@@ -29,8 +29,10 @@ class TrieRow(TypedDict):
     """position in the answer of the first of them"""
     p: float | None
     """probability of these tokens after those before; None if it is not known"""
+    reach: float | None
+    """probability of the text since the root up to the first of these tokens"""
     mass: float | None
-    """probability of all tokens since the root"""
+    """that of all of them"""
     n: int
     """lines that go through it"""
     line: int
@@ -90,6 +92,7 @@ def trie(lines: Mapping[int, Sequence[Cell]], at: int, spell: Callable[[int], st
                 "ids": [each.token for each in run],
                 "at": position,
                 "p": _p(own),
+                "reach": _p(_total([before, node.logprob])),
                 "mass": _p(mass),
                 "n": len(node.lines),
                 "line": node.lines[0],
