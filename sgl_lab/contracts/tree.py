@@ -78,8 +78,8 @@ class TreeSnapshot:
                 below.setdefault(node.parent, []).append(node)
         at, n = next((node.node for node in below.get(None, ())), None), 0
         while at is not None and n < len(tokens):
-            node = next((node for node in below.get(at, ()) if node.tokens[:1] == tuple(tokens[n : n + 1])), None)
-            n_same = n_common(node.tokens, tokens[n:]) if node is not None else 0
+            child = next((child for child in below.get(at, ()) if child.tokens[:1] == tuple(tokens[n : n + 1])), None)
+            n_same = n_common(child.tokens, tokens[n:]) if child is not None else 0
             n += n_same
-            at = node.node if node is not None and n_same == len(node.tokens) else None
+            at = child.node if child is not None and n_same == len(child.tokens) else None
         return n

@@ -107,10 +107,10 @@ class Pictures:
         )
         parts += [still.moment(moment)] if moment else []
         parts += [still.alarm(clipped(self.message, 4_000))] if is_failure else []
-        if (explore := self.explore) is not None:
-            parts.append(_once(self._drawn, "explore", None, lambda: draw_explore.body(explore)))
         if self.metrics is not None:
             parts.append(still.counts(self.metrics, self.is_engine))
+        if (explore := self.explore) is not None:
+            parts.append(_once(self._drawn, "explore", None, lambda: draw_explore.body(explore)))
         if self.tokens is not None:
             tokens, n, seen = self.tokens, room.n_tokens, " with pictures" * room.has_pictures
             tokens = tokens if seen else without_pictures(tokens)

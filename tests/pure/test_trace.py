@@ -22,6 +22,8 @@ def sample_of(hint: object) -> object:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is events.Sample:
         return events.Sample(RequestId(3), 17, -0.25, ((17, -0.25), (4, -1.5)), None, False)
+    if hint is events.PromptPiece:
+        return events.PromptPiece(2, 5, "user", "text")
     if hint is events.Foreseen:
         return events.Foreseen(RunId(2), 1, 4, 3)
     if origin is tuple:

@@ -77,7 +77,7 @@ export class Mounts {
 
 /** The line above a panel whose kernel was restarted or is gone. */
 export function lost(options) {
-  const again = options.dashboard ? "Run %sgl dashboard again" : "Run the cell again";
+  const again = options.dashboard ? "Run %sgl dashboard again" : options.explore ? "Run %sgl explore again" : "Run the cell again";
   return `Not live any more: the kernel was restarted or is gone. ${again} to bring it back; below is the last picture.`;
 }
 

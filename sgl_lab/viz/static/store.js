@@ -46,6 +46,7 @@ export class Store {
     this.queue = [];
     this.time = { ms: 0, at: performance.now() };
     this.metrics = null;
+    this.explore = null;
     this.status = { phase: "loading", text: "", progress: null };
   }
 
@@ -84,6 +85,8 @@ export class Store {
     if (message.kind === "stopping") {
       this.stopping = true;
       this.notify({ status: true });
+    } else if (message.kind === "explored") {
+      this.notify({ explored: message });
     } else if (message.kind === "full") {
       this.behind = false;
       this.clear();
@@ -135,7 +138,13 @@ export class Store {
     this.notify(change);
   }
 
-  merge({ tokens, tree, lanes, metrics, status }, change) {
+  merge({ tokens, tree, lanes, metrics, explore, status }, change) {
+    if (explore) {
+      const branches = this.explore?.branches ?? new Map();
+      for (const row of explore.branches ?? []) branches.set(row.id, row);
+      this.explore = { ...this.explore, ...explore, branches };
+      change.explore = true;
+    }
     if (tokens) this.mergeTokens(tokens, change);
     if (tree) {
       for (const node of tree.nodes ?? []) {
@@ -373,5 +382,6 @@ const emptyChange = (reset) => ({
   lanes: false,
   bars: new Set(),
   dropped: [],
+  explore: false,
   status: false,
 });

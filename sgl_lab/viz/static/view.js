@@ -3,6 +3,7 @@
  */
 
 import { extras } from "./session.js";
+import { Explore } from "./explore.js";
 import { TimelinePanel } from "./lanes.js";
 import { TOKEN_STATES, brief, clamp, count, el, figure, furnish, seconds, setText, wordsOf } from "./page.js";
 import { TokensPanel } from "./tokens.js";
@@ -30,7 +31,7 @@ export class View {
     this.counts = new Counts(this);
     this.alarm = el("div", { class: "sgl-alarm", role: "alert", hidden: true });
     this.panels = { tokens: new TokensPanel(this), tree: new TreePanel(this), timeline: new TimelinePanel(this) };
-    this.extras = extras(this);
+    this.extras = [...extras(this), new Explore(this)];
     const { options } = store;
     const views = options.views ?? Object.keys(this.panels);
     root.classList.add("sgl-live");
@@ -54,7 +55,7 @@ export class View {
   }
 
   changed(change) {
-    for (const panel of Object.values(this.panels)) panel.changed(change);
+    for (const panel of [...Object.values(this.panels), ...this.extras]) panel.changed?.(change);
     this.stale ||= Boolean(this.hovered ?? this.chosen);
     this.invalidate();
   }
@@ -95,7 +96,7 @@ export class View {
     const marks = this.store.links(cursor);
     this.root.classList.toggle("sgl-filtered", cursor?.kind === "count");
     this.counts.mark(this.chosen);
-    for (const panel of Object.values(this.panels)) panel.mark(marks);
+    for (const panel of [...Object.values(this.panels), ...this.extras]) panel.mark?.(marks);
   }
 
   // ------------------------------------------------ painting
