@@ -113,7 +113,7 @@ def parsed(text: str) -> Named:
     known = KNOWN[name]
     if url and not _URL.fullmatch(url):
         raise BadArgument(f"the address of a backend begins with http:// or https://, not {url!r:.80}")
-    if url and name in (LOCAL, "scripted"):
+    if url and known.url is None and not known.sdk:  # it is in this process
         raise BadArgument(f"{name} has no address", hint=f"write {name}")
     if not url and known.url == "":
         raise BadArgument(f"{name} needs an address", hint=f"write {name}@http://HOST:PORT")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from .errors import BackendUnsupported
-from .params import CONSTRAINTS, MAX_N, MAX_STOPS, MAX_TOP_LOGPROBS, SamplingParams
+from .params import CONSTRAINTS, MAX_N, MAX_STOPS, MAX_TOP_LOGPROBS, Constraint, SamplingParams
 
 Choices = Literal["", "scored", "decided", "first token", "generated"]
 """How a backend selects: by the log-probabilities of each choice's tokens, by a call of the
@@ -97,6 +97,11 @@ class Capabilities:
         if constraint is not None and constraint.kind not in self.constraints and not (is_tool_call and self.tools):
             if is_tool_call:
                 raise self.missing("tools", by)
+            self.check_constraint(constraint, by)
+
+    def check_constraint(self, constraint: Constraint, by: str) -> None:
+        """BackendUnsupported if the backend called `by` supports none of its kind."""
+        if constraint.kind not in self.constraints:
             raise self.missing("constraints", by, f"{constraint.kind}=", f"constraint of kind {constraint.kind}")
 
     def check_choices(self, by: str, *, is_default: bool) -> None:

@@ -15,6 +15,7 @@ from sgl_lab.contracts.ids import RequestId
 from sgl_lab.engine.serving.cache.audit import audit
 from sgl_lab.engine.serving.cache.node import Node, Tokens
 from sgl_lab.engine.serving.cache.policies import POLICIES
+from sgl_lab.engine.serving.cache.policy import Used
 from sgl_lab.engine.serving.cache.pool import PagePool
 from sgl_lab.engine.serving.cache.tree import TRIM, Lease, RadixTree, common_length
 
@@ -227,9 +228,10 @@ Key = tuple[tuple[str, ...], tuple[int, ...]]
 
 @dataclass
 class Run:
-    """A node of the model: it ends at its key, begins at `start`."""
+    """A node of the model: the tokens from `start` to `end`, which is the length of its key."""
 
     start: int
+    end: int
     last_used: int
     age: int
     born: int
@@ -266,9 +268,9 @@ class Model:
         self.ghosts: list[tuple[Key, int]] = []
         self.is_s3 = evict == "s3-fifo"
 
-    def run(self, start: int, last_used: int, born: int, hits: int = 0) -> Run:
+    def run(self, start: int, end: int, last_used: int, born: int, hits: int = 0) -> Run:
         self.n_made += 1
-        return Run(start, last_used, self.n_made, born, hits)
+        return Run(start, end, last_used, self.n_made, born, hits)
 
     def match(self, space: tuple[str, ...], tokens: tuple[int, ...]) -> list[int]:
         found: list[int] = []
@@ -282,7 +284,7 @@ class Model:
             return
         n = len(tokens)
         over = next(run for (s, end), run in self.runs.items() if s == space and end[:n] == tokens and run.start < n < len(end))
-        self.runs[space, tokens] = new = self.run(over.start, over.last_used, over.born, over.hits)
+        self.runs[space, tokens] = new = self.run(over.start, n, over.last_used, over.born, over.hits)
         new.place, new.credit = over.place, over.credit
         over.start = n
 
@@ -307,7 +309,7 @@ class Model:
         if n == len(tokens):
             return
         self.cut(space, tokens[:n])
-        self.runs[space, tokens] = new = self.run(n, self.clock, self.clock)
+        self.runs[space, tokens] = new = self.run(n, len(tokens), self.clock, self.clock)
         self.n_placed += 1
         ghost = next((each for each in self.ghosts if each[0] == (space, tokens[: n + self.size])), None)
         new.place = (ghost is not None, self.n_placed)
@@ -367,6 +369,23 @@ class Model:
                 del self.pages[space, tokens[:n]]
                 freed += 1
         return freed
+
+
+def test_a_key_may_read_how_long_a_node_is_although_a_split_changes_it() -> None:
+    class Longest:
+        trims = False
+
+        def key(self, node: Used) -> tuple[int, ...]:
+            return (-len(node.tokens),)
+
+    fold = Fold()
+    tree = RadixTree(PagePool(64, 1), Longest(), fold)
+    for text in ("a" * 9, "abbbb", "aaac"):
+        put(tree, text)
+        audit(tree, [], {})
+    assert shape(tree) == {"|": 0, "||a": 0, "||a|aa": 0, "||a|aa|aaaaaa": 0, "||a|aa|c": 0, "||a|bbbb": 0}
+    assert tree.flush() == 14
+    assert [event.n_tokens for event in fold.of(NodeEvicted)] == [6, 4, 1, 2, 1]
 
 
 @pytest.mark.parametrize(("page_size", "evict"), [(1, "lru"), (16, "lru"), *((4, name) for name in POLICIES)])

@@ -345,6 +345,8 @@ def test_a_job_can_hold_images_and_one_that_asks_for_more_than_is_offered_is_ref
 
 def test_the_base_says_what_it_lacks_and_offers_nothing() -> None:
     s = sgl.start(BaseConversation())
+    with pytest.raises(BackendUnsupported, match="BaseConversation offers no constraint of kind regex, which regex= asks for"):
+        s += sgl.user("Q") + sgl.assistant(gen("a", regex="b"))
     s += sgl.user("Q") + sgl.assistant(gen("a", max_tokens=128))
     with pytest.raises(BackendUnsupported, match=r"no model: it does not implement converse.*contracts/conversation.py"):
         _ = s["a"]

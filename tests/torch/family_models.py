@@ -63,6 +63,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "llama, gelu by tanh": {"model_type": "llama", "hidden_act": "gelu_pytorch_tanh"},
 }
 PROMPT = tokens(100)
+TORCH_ALONE: set[str] = set()
+"""types of models with a kind of layer that only torch computes"""
 
 
 def config_of(changes: dict[str, Any]) -> dict[str, Any]:

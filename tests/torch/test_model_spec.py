@@ -15,6 +15,8 @@ from sgl_lab.engine.compute.models.families import FAMILIES, Family, spec_from_c
 from sgl_lab.engine.compute.models.families.common import QKV
 from sgl_lab.engine.compute.models.spec import KvGroup, ModelSpec, RopeScaling, Rotary
 
+from .family_models import TORCH_ALONE
+
 PUBLISHED: dict[str, dict[str, Any]] = {
     name: json.loads(text)
     for name, text in {
@@ -301,8 +303,13 @@ def test_what_an_executor_cannot_compute_is_refused_by_layer_and_kind(name: str,
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_every_executor_computes_every_kind(name: str) -> None:
-    assert fitted(spec(name), TORCH) == fitted(spec(name), NATIVE) == fitted(spec(name), GPU) == spec(name)
+def test_every_executor_computes_every_kind_or_refuses_it(name: str) -> None:
+    assert fitted(spec(name), TORCH) == spec(name)
+    if PUBLISHED[name]["model_type"] in TORCH_ALONE:
+        assert "does not compute" in str(unfit(spec(name), NATIVE))
+        assert "does not compute" in str(unfit(spec(name), GPU))
+    else:
+        assert fitted(spec(name), NATIVE) == fitted(spec(name), GPU) == spec(name)
 
 
 def test_an_executor_of_layers_that_are_alike_stays_within_the_window() -> None:

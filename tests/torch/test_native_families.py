@@ -15,7 +15,7 @@ from sgl_lab.engine.compute.models.families import FAMILIES, spec_from_config
 from sgl_lab.engine.compute.models.packed import PackedDecoder, pack_decoder
 from sgl_lab.engine.compute.runners.choose import make_runner
 
-from .family_models import CONFIGS
+from .family_models import CONFIGS, TORCH_ALONE
 from .tiny import CONFIG, Sequences, scores, tokens
 
 pytestmark = pytest.mark.skipif(build.obstacle() is not None, reason=f"no native step here: {build.obstacle()}")
@@ -54,7 +54,7 @@ def rows_of(model: PackedDecoder, library: ctypes.CDLL | None, page_size: int = 
     return Sequences(None, page_size, 1024, runner=make_runner(model, library, 1024, page_size, threads=threads))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", [name for name in CONFIGS if CONFIGS[name]["model_type"] not in TORCH_ALONE])
 def test_a_family_on_the_native_step(library: ctypes.CDLL, name: str) -> None:
     model = packed(CONFIGS[name], Kind.BF16)
     wanted, native = (rows.run(rows.row(1, PROMPT, n_targets=N))[0] for rows in (rows_of(model, None), rows_of(model, library)))

@@ -156,10 +156,7 @@ class RemoteBackend(RemoteJobs[_Task, Outcome], BaseConversation, ABC):
         return self._card
 
     def prepare(self, constraint: Constraint) -> None:
-        if constraint.kind not in self._card.capabilities.constraints:
-            raise self._card.capabilities.missing(
-                "constraints", self._card.name, f"{constraint.kind}=", f"constraint of kind {constraint.kind}"
-            )
+        self._card.capabilities.check_constraint(constraint, self._card.name)
         self._check_constraint(constraint)
 
     def _check_constraint(self, constraint: Constraint) -> None:

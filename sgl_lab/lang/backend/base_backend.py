@@ -146,6 +146,8 @@ class Front:
         return ModelCard(type(self).__name__, (type(self).__name__,), 1 << 20, 1 << 20, "none", "none", self._capabilities)
 
     def prepare(self, constraint: Constraint) -> None:
+        card = self.describe()
+        card.capabilities.check_constraint(constraint, card.name)
         self._missing("prepare")
 
     def cancel(self, request: RequestId) -> None:

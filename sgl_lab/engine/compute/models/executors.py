@@ -18,6 +18,13 @@ Kind = Literal[
 ]  # fmt: skip
 """kinds that a Llama does not have; the first line applies to a layer"""
 KINDS: tuple[Kind, ...] = get_args(Kind)
+PORTED: frozenset[Kind] = frozenset((
+    "softcap", "qk_norm", "scale", "no_rotary", "partial_rotary", "norms", "experts", "gelu", "gelu_tanh", "relu", "relu2", "ungated",
+    "norm_offset", "embedding_scale", "residual_scale", "logit_scale", "logit_softcap",
+))  # fmt: skip
+"""those that the native step and the GPU step compute too; a new kind is torch's alone until it is written
+there
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +50,8 @@ class Executor:
 
 TORCH = Executor("torch", frozenset(KINDS), windows=True, alike=None, blocks=True)
 FOREIGN = Executor("transformers", windows=True, alike=None)
-NATIVE = Executor("the native step", frozenset(KINDS), windows=True, alike="heads", multiple=32, hint="use dtype float32")
-GPU = Executor("the GPU step", frozenset(KINDS), windows=True, alike="heads", hint="use device cpu")
+NATIVE = Executor("the native step", PORTED, windows=True, alike="heads", multiple=32, hint="use dtype float32")
+GPU = Executor("the GPU step", PORTED, windows=True, alike="heads", hint="use device cpu")
 PACKED_GPU = replace(GPU, computes=GPU.computes - {"experts"}, multiple=32, hint="use dtype bfloat16")
 
 

@@ -35,7 +35,7 @@ class Policy(Protocol):
 
     def key(self, node: Used) -> Key:
         """The smallest key is evicted first; ties go to the older node. Constant while the node is
-        not used, or spared.
+        not used, split or spared.
         """
 
     def spares(self, node: Used) -> bool:

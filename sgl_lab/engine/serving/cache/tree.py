@@ -373,6 +373,7 @@ class RadixTree:
         if node.id in self._reported:
             self._reported[upper.id] = (upper, self._reported[node.id][1])
         self._emit(NodeSplit(node.id, upper.id, n_upper))
+        self._offer(node)  # it is shorter, by which its key may have changed
         return upper
 
     def _remove(self, node: Node) -> None:
