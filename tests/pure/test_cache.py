@@ -15,7 +15,7 @@ from sgl_lab.contracts.ids import RequestId
 from sgl_lab.engine.serving.cache.audit import audit
 from sgl_lab.engine.serving.cache.node import Node, Tokens
 from sgl_lab.engine.serving.cache.policies import POLICIES
-from sgl_lab.engine.serving.cache.policy import Used
+from sgl_lab.engine.serving.cache.policy import Plain, Used
 from sgl_lab.engine.serving.cache.pool import PagePool
 from sgl_lab.engine.serving.cache.tree import TRIM, Lease, RadixTree, common_length
 
@@ -372,11 +372,9 @@ class Model:
 
 
 def test_a_key_may_read_how_long_a_node_is_although_a_split_changes_it() -> None:
-    class Longest:
-        trims = False
-
+    class Longest(Plain):
         def key(self, node: Used) -> tuple[int, ...]:
-            return (-len(node.tokens),)
+            return (-node.n_tokens,)
 
     fold = Fold()
     tree = RadixTree(PagePool(64, 1), Longest(), fold)
