@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from .engine.compute.runners.choose import AnyRunner
     from .engine.serving.resident import Resident
     from .engine.tools.drift import Drift
+    from .engine.tools.measures import Measures
     from .engine.tools.simulate import Outcome
 
 T = TypeVar("T")
@@ -372,6 +373,12 @@ class Lab(RecordedLab):
         if key is not None and name is None:
             raise BadArgument("the adapter of this run is no longer loaded", hint="`%sgl adapter FOLDER NAME` loads it")
         return name
+
+    def measures(self) -> Measures:
+        """What a lint of a run may measure on this engine."""
+        from .engine.tools.measures import Measures
+
+        return Measures(self.backend, self._resident.engine.n_shortest)
 
     # ------------------------------------------------------------ operations
 

@@ -8,7 +8,7 @@ the ring stamps each one on arrival (`Entry`). Negative token ids are positions 
 Events by emitter:
 
     session       CellStarted, CellFinished, ModelLoaded
-    lang          ForkOpened, ExprStarted, ExprFinished, StreamExtended, ForkJoined
+    lang          ForkOpened, ExprStarted, ExprAsked, ExprFinished, StreamExtended, ForkJoined
     lang, backend TextArrived, RequestAnswered  (of an engine behind an API: of one that is sent
                   messages the language emits them, of one that is sent tokens the backend)
     backend       RequestQueued                 (the only event that links a request to its fork),
@@ -96,12 +96,37 @@ class ExprStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class ExprAsked:
+    """What a gen or select is about to ask of its backend, after all defaults."""
+
+    fork: ForkId
+    expr: ExprId
+    before: str
+    """the end of the program's own text directly before it; empty after markup or generated text"""
+    heals: bool | None
+    """whether the end of that text may merge with what follows (`GenJob.heal`); None without tokens"""
+    n: int = 1
+    temperature: float = 0.0
+    max_tokens: int | None = None
+    has_limit: bool = True
+    """whether the program or its run set `max_tokens`; False for the default of the language"""
+    stop: tuple[str, ...] = ()
+    """the program's own, without those of a chat template"""
+    constraint: str = ""
+    """its kind (`params.Constraint`); empty without one"""
+    source: str = ""
+    lead: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ExprFinished:
     fork: ForkId
     expr: ExprId
     status: str
     """ok, error or stopped"""
     value: str
+    is_complete: bool | None = None
+    """whether the value is a complete text of its constraint; None without one"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -466,6 +491,7 @@ Event = (
     | ModelLoaded
     | ForkOpened
     | ExprStarted
+    | ExprAsked
     | ExprFinished
     | StreamExtended
     | ForkJoined

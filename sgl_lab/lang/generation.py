@@ -13,8 +13,9 @@ from contextvars import Context
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
+from ..contracts.events import ExprAsked
 from ..contracts.ids import RequestId
-from ..contracts.params import SamplingParams
+from ..contracts.params import Constraint, SamplingParams
 from ..contracts.port import Usage
 from .ahead import asking_ahead, may_share
 from .expressions import Gen
@@ -89,6 +90,7 @@ class Generation(Evaluation[W], Generic[W, O]):
     # ------------------------------------------------------------ asking
 
     def start(self, params: SamplingParams) -> None:
+        own = params
         try:
             params = self._params = self._adapted(params)
             self._raw = [""] * params.n
@@ -102,9 +104,35 @@ class Generation(Evaluation[W], Generic[W, O]):
                 return
             self.stream.ahead.forget()
             self._hides = self._hides or self._goes_ahead
+            self.run.emit(self._asked(own))
             self.request = self._submit(asking_ahead(params, self.run.n_ahead) if self._goes_ahead else params)
         except Exception as error:
             self.on_error(error)
+
+    @property
+    def _heals(self) -> bool | None:
+        """Whether the end of the prompt may merge with the answer; None where there are no tokens."""
+        return None
+
+    def _asked(self, params: SamplingParams) -> ExprAsked:
+        """`params` are the program's own."""
+        constraint = params.constraint or Constraint("regex", "")
+        kind = "" if params.constraint is None else constraint.kind
+        has_limit = "max_tokens" in dict(self.source.given) or self.run.defaults.max_tokens != SamplingParams().max_tokens
+        return ExprAsked(
+            self.stream.id,
+            self.expr,
+            self.stream.transcript.end_of_literal(),
+            self._heals,
+            params.n,
+            params.temperature,
+            params.max_tokens,
+            has_limit,
+            params.stop,
+            kind,
+            constraint.source,
+            constraint.lead,
+        )
 
     # ------------------------------------------------------------ results
 
@@ -144,6 +172,7 @@ class Generation(Evaluation[W], Generic[W, O]):
             reading = partial(read, self.source.name or "text", self.source.form)
             reads = [partial(reading, text, meta) for text, meta in zip(texts, metas, strict=True)]
             self.variable.means = lambda: one_or_all([read_one() for read_one in reads])
+        self.is_complete = outputs[0].is_complete if self._params.constraint is not None else None
         settle = partial(self.settle, *self._generated(outputs[0], texts[0]), one_or_all(texts), one_or_all(metas))
         aborted = any(output.finish_reason == "abort" for output in outputs)
         if self._context is not None and not aborted and metas[0]["is_complete"]:

@@ -16,6 +16,9 @@ from ..contracts.spans import OBJECT, Block, Content, first_id
 from .chat_template import Chat, render_until
 from .expressions import RoleBegin, RoleEnd
 
+MAX_END = 80
+"""characters of literal text before a gen that an event has"""
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -158,6 +161,15 @@ class History:
     def role(self) -> str:
         """Role of the open turn; empty outside of turns."""
         return self._turns[-1].role if self._open else ""
+
+    def end_of_literal(self) -> str:
+        """The last characters of the literal text that ends the history; empty if it ends otherwise."""
+        text = ""
+        for entry in reversed(self.history):
+            if not isinstance(entry, Piece) or entry.kind != "text" or len(text) >= MAX_END:
+                break
+            text = entry.text + text
+        return text[-MAX_END:]
 
     @property
     def messages(self) -> tuple[Message, ...]:

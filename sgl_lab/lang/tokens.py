@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Protocol
 
 from ..contracts.errors import ProgramError
-from ..contracts.events import Foreseen
+from ..contracts.events import ExprAsked, Foreseen
 from ..contracts.ids import RequestId
 from ..contracts.params import SamplingParams
 from ..contracts.port import Backend, GenJob, GenOutput, ScoreJob, ScoreOutput, TokenLogprob, Usage, WarmJob
@@ -72,15 +72,22 @@ class TokenGeneration(TokenEvaluation, Generation[TokenWorked, GenOutput]):
         self.prompt()
         return params
 
+    @property
+    def _heals(self) -> bool:
+        return self._n_heal() > 0
+
+    def _n_heal(self) -> int:
+        heals = self.source.heal and self._params.max_tokens != 0 and not self._goes_ahead
+        return self.stream.transcript.n_open() if heals else 0
+
     def _submit(self, params: SamplingParams) -> RequestId:
         transcript = self.stream.transcript
-        heals = self.source.heal and self._params.max_tokens != 0 and not self._goes_ahead
         self._job = GenJob(
             transcript.prompt(),
             asking_next(params) if self._only_looks else params,
             self.stream.id,
             self.expr,
-            heal=transcript.n_open() if heals else 0,
+            heal=self._n_heal(),
             begun=len(transcript.held.ids),
             lead=transcript.held.lead,
             whole=True,
@@ -196,6 +203,7 @@ class Scoring(TokenEvaluation):
         seam = transcript.with_choices(self.source.choices) if self.source.heal else None
         at, choices = seam or (len(prompt), tuple(encode(choice) for choice in self.source.choices))
         self.n_healed += len(prompt) - at
+        self.run.emit(ExprAsked(stream.id, self.expr, transcript.end_of_literal(), seam is not None))
         adapter = self.run.defaults.adapter
         given = yield ScoreJob(prompt[:at], choices, stream.id, self.expr, transcript.blocks, adapter, self.run.goes_on, stream.foreseen)
         rows = [self.spelled(entries) for entries in given.logprobs]

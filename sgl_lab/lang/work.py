@@ -82,6 +82,8 @@ class Evaluation(Work[W]):
         self.source = source
         self.variable = variable
         self.n_rewritten = self.n_healed = 0
+        self.is_complete: bool | None = None
+        """whether the first sample is a complete text of its constraint"""
         self.expr = ExprId(expr_ids.next())
         role = stream.transcript.role
         self.run.emit(ExprStarted(stream.id, self.expr, source.kind, source.name or "", source.location.line, role))
@@ -96,7 +98,7 @@ class Evaluation(Work[W]):
         self.stream.transcript.take(piece, held)
         self.variable.aborted = aborted
         self.variable.set(value, meta)
-        self.run.emit(ExprFinished(self.stream.id, self.expr, "stopped" if aborted else "ok", piece.text))
+        self.run.emit(ExprFinished(self.stream.id, self.expr, "stopped" if aborted else "ok", piece.text, self.is_complete))
         if aborted:
             self.stream.fail(self.run.stopped or Stopped("the generation was stopped"))
         else:

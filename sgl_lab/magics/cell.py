@@ -91,7 +91,12 @@ def _run(session: Session, cell: Cell) -> object:
         if options.out is not None:
             shell.user_ns[options.out] = state
             session.names[options.out] = record.run
-        return cell.finish(state, session.interrupts.check)
+        result = cell.finish(state, session.interrupts.check)
+    if options.lint is not False:
+        from .linting import show_quiet_line
+
+        show_quiet_line(shell, session, record)
+    return result
 
 
 def _interact(session: Session, cell: Cell) -> None:

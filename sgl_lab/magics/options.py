@@ -76,6 +76,7 @@ class CellOptions:
     adapter: str | None = None
     deterministic: bool | None = None
     budget: float | None = None
+    lint: bool | None = None
     view: tuple[str, ...] | None = None
     bg: bool = False
     interact: tuple[Control, ...] = ()
@@ -176,6 +177,7 @@ CELL_OPTIONS = (
     Option(("--adapter",), "adapter", str, "NAME", "run with a LoRA adapter that `%sgl adapter` has loaded", default="none"),
     Option(("--deterministic",), "deterministic", _switch, "", "bitwise equal results on one kind of CPU, under any load", default="no"),
     Option(("--budget",), "budget", _number(float, 0), "USD", "stop before a call to an API that may pass it", default="none"),
+    Option(("--lint",), "lint", _switch, "yes|no", "one quiet line under a cell whose run shows a fault", ("yes", "no"), default="yes"),
     Option(("--view",), "view", _views, "VIEWS", "views to show, or none", (*VIEWS, "none"), default=",".join(VIEWS)),
     Option(("--bg",), "bg", _switch, "", "run in the background; the value is a job: status, result(), cancel(), await"),
     Option(("--interact",), "interact", str, "x=1..5", "sliders (a..b, a..b:step) and lists ([...]) that rerun the cell"),

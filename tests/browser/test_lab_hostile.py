@@ -56,6 +56,7 @@ COMMANDS = """%sgl tree
 %sgl timeline
 %sgl tokens
 %sgl why
+%sgl lint
 %sgl diff -1 -1
 %sgl whatif --tokens 500,1000
 %sgl stats

@@ -45,6 +45,7 @@ from sgl_lab.viz.draw import blame as draw_blame
 from sgl_lab.viz.draw import diff as draw_diff
 from sgl_lab.viz.draw import explore as draw_explore
 from sgl_lab.viz.draw import inspection as draw_inspection
+from sgl_lab.viz.draw import lint as draw_lint
 from sgl_lab.viz.draw import why as draw_why
 from sgl_lab.viz.explain.attention import attention
 from sgl_lab.viz.explain.attribution.blame import Blame, Reading
@@ -52,6 +53,7 @@ from sgl_lab.viz.explain.attribution.pieces import Piece
 from sgl_lab.viz.explain.diff import diff
 from sgl_lab.viz.explain.why import why
 from sgl_lab.viz.freeze import freeze
+from sgl_lab.viz.lint.finding import Finding
 from sgl_lab.viz.replay import frames
 from sgl_lab.viz.views.experts import Load
 from sgl_lab.viz.views.explore import ExploreView
@@ -153,6 +155,7 @@ class Drawn:
         looked = attention(payload, (1, 2, 3), (4, 5), 1, [[[0.4, 0.3, 0.2, 0.1]] * 2] * 2)
         either = [(looked, lambda token: payload), (looked, lambda token: payload, blamed)]
         marks = tuple(dataflow.Row(n, n % 2, kind, payload, (0,) * (n > 0), (1,) * (n == 0)) for n, kind in enumerate(dataflow.MARKS))
+        faults = [Finding(payload, 1, payload, payload, payload, 3), Finding("x", 0, payload, payload, payload)]
         sides = [dataflow.Side(payload, marks), dataflow.Side(payload, marks[:2])]
         explored = ExploreView(last.spell)
         for event in exploration(last, payload):
@@ -164,6 +167,8 @@ class Drawn:
             "tokens": "".join(draw_inspection.html(one, last.spell).source for one in every),
             "why": draw_why.html(story, last.spell).source,
             "diff": draw_diff.html(parted, first.spell, last.spell).source,
+            "lint": draw_lint.html(payload, faults, [payload]).source,
+            "lint line": draw_lint.line(faults).source,
             "whatif": whatif.html(served).source,
             "dataflow": dataflow.html(payload, sides, [("pass", ""), (payload, payload)]).source,
             "experts": experts.html(load).source,
@@ -193,6 +198,8 @@ class Drawn:
             "tokens": "\n".join(draw_inspection.text(one, last.spell) for one in every),
             "why": draw_why.text(story, last.spell),
             "diff": draw_diff.text(parted, first.spell, last.spell),
+            "lint": draw_lint.text(payload, faults, [payload]),
+            "lint line": draw_lint.quiet(faults),
             "whatif": whatif.text(served),
             "experts": experts.text(load),
             "blame": draw_blame.text(blamed, lambda token: payload),
@@ -292,7 +299,10 @@ def message_of(shell: object, session: Session, line: str) -> str:
 
 FEW = [payload for family in BY_FAMILY for payload in BY_FAMILY[family][:: 1 + len(BY_FAMILY[family]) // 4]]
 """some payloads of each family, for slow surfaces"""
-COMMANDS = ("tokens", "timeline", "why", "diff run run", "why run run", "jobs", "config", "help", "snippet list", "replay run.jsonl")
+COMMANDS = (
+    *("tokens", "timeline", "why", "diff run run", "why run run", "lint"),
+    *("jobs", "config", "help", "snippet list", "replay run.jsonl"),
+)
 
 
 @pytest.mark.parametrize(("in_notebook", "throughout"), [(True, False), (True, True), (False, False)])

@@ -90,6 +90,11 @@ class Intake:
         """
         self._grammars.prepare(constraint)
 
+    def n_shortest(self, constraint: Constraint) -> int | None:
+        """Tokens of the constraint's shortest known text; None if none is known. Errors as of `prepare`."""
+        path = self._grammars.prepare(constraint)[1]
+        return None if path is None else len(path)
+
     def score(self, job: ScoreJob, listener: ScoreListener, *, exact: bool = False) -> ScoreGroup:
         """As `gen`, for a score."""
         if not job.choices:
