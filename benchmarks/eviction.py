@@ -179,8 +179,8 @@ def cases(name: str, recording: Recording, known: Knowledge, config: EngineConfi
     sizes = {max(largest, int(share * len(prefixes))): share for share in reversed(SHARES)}
     for n_pages, share in sorted(sizes.items()):
         found = {outcome.evict: outcome for outcome in what_if(recording, config, n_pages=(n_pages,))}
-        for policy, (told, made) in known.served(recording).items():
-            found[policy] = simulate(told, replace(config, n_pages=n_pages), made())
+        for policy, (known_as, made) in known.served(recording).items():
+            found[policy] = simulate(known_as, replace(config, n_pages=n_pages), made())
         yield Case(name, share, n_pages, found)
 
 

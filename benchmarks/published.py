@@ -87,7 +87,7 @@ class TailOptimised(Program):
 
 class StepsToExecution(Program):
     """KVFlow: Z. Pan et al., NeurIPS 2025 (arXiv:2507.07400). What no later step of a program reads
-    goes first, then the farthest from its next step. It is told the steps that the recording took, so
+    goes first, then the farthest from its next step. It knows the steps that the recording took, so
     it knows each program perfectly, and nothing of when it gets its turn.
     """
 
@@ -113,8 +113,8 @@ def with_steps(recording: Recording, roots: Mapping[ForkId, ForkId]) -> Recordin
             prompt = job.queued.prompt
             later = (n for n in range(step, len(jobs)) if jobs[n].queued.prompt[: len(prompt)] == prompt)
             foreseen[job.queued.request] = Foreseen(RunId(int(root or 0)), step, next((n + 1 for n in later), 0), 0)
-    told = tuple(job._replace(queued=replace(job.queued, foreseen=foreseen[job.queued.request])) for job in recording.jobs)
-    return replace(recording, jobs=told)
+    known = tuple(job._replace(queued=replace(job.queued, foreseen=foreseen[job.queued.request])) for job in recording.jobs)
+    return replace(recording, jobs=known)
 
 
 class TokenKinds(Following):
