@@ -9,6 +9,7 @@ Events by emitter:
 
     session       CellStarted, CellFinished, ModelLoaded
     lang          ForkOpened, ExprStarted, ExprAsked, ExprFinished, StreamExtended, ForkJoined
+    lang's graphs GraphStarted, NodesEntered    (of a compiled program)
     lang, backend TextArrived, RequestAnswered  (of an engine behind an API: of one that is sent
                   messages the language emits them, of one that is sent tokens the backend)
     backend       RequestQueued                 (the only event that links a request to its fork),
@@ -168,6 +169,46 @@ class ForkJoined:
     parent: ForkId
     children: tuple[ForkId, ...]
     mode: str
+
+
+class GraphNode(NamedTuple):
+    """A node of a dataflow graph as views show it: neighbouring literal texts are one."""
+
+    kind: str
+    """text, read (text of the model), gen, select, warm, opens (fork, program inside) or other"""
+    strand: int
+    label: str
+    """a few words"""
+    words: str
+    """what the program says there, cut if it is long"""
+    after: tuple[int, ...]
+    """the nodes before it: on its strand, or where its strand begins"""
+    reads: tuple[int, ...]
+    """nodes whose results it reads"""
+
+
+@dataclass(frozen=True, slots=True)
+class GraphStarted:
+    """A compiled program begins. Nothing of its Python runs."""
+
+    run: RunId
+    execution: int
+    graph: int
+    """the execution with the same graph that began first; it carries the nodes"""
+    name: str
+    nodes: tuple[GraphNode, ...]
+    """in the program's order; empty if `graph` is another execution"""
+
+
+@dataclass(frozen=True, slots=True)
+class NodesEntered:
+    """These nodes are given to a stream, in this order. Each is done when the stream has passed it:
+    a gen or select with its ExprFinished, everything else as soon as those before it are.
+    """
+
+    execution: int
+    nodes: tuple[int, ...]
+    fork: ForkId
 
 
 # ---------------------------------------------------------------- backend
@@ -495,6 +536,8 @@ Event = (
     | ExprFinished
     | StreamExtended
     | ForkJoined
+    | GraphStarted
+    | NodesEntered
     | ForksEnded
     | RequestQueued
     | PrefixMatched
@@ -567,6 +610,8 @@ def from_dict(data: Mapping[str, object]) -> Event:
     if kind is ExplorationOpened and isinstance(pieces := given.get("pieces"), tuple) and isinstance(answer := given.get("answer"), tuple):
         given["pieces"] = tuple(PromptPiece(*piece) for piece in pieces)
         given["answer"] = tuple(Sample(*sample) for sample in answer)
+    if kind is GraphStarted and isinstance(nodes := given.get("nodes"), tuple):
+        given["nodes"] = tuple(GraphNode(*node) for node in nodes)
     try:
         make: Callable[..., Event] = kind
         event = make(**given)

@@ -7,3 +7,5 @@ from ..contracts.ids import Counter
 run_ids = Counter()
 fork_ids = Counter()
 expr_ids = Counter()
+execution_ids = Counter()
+"""of graphs"""

@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
 
 class Folded:
-    """The four views of one run, folded from its record. `about` is data on the lab for the player."""
+    """The views of one run, folded from its record. `about` is data on the lab for the player."""
 
     def __init__(self, record: Record, spell: Callable[[int], str] | None = None, about: Mapping[str, object] | None = None) -> None:
         say = spell or record.spell
         self._record, self._say, self._about = record, say, about or {}
-        self.tokens, self.tree, self.lanes, self.metrics = views_of(record.scope, say)
+        self.tokens, self.tree, self.lanes, self.metrics, self.graph = views_of(record.scope, say)
         self.tree.load(record.snapshot)
         self.metrics.load(record.snapshot)
         self._explore = ExploreView(say, record.scope)
         for entry in record.entries:
-            for view in (self.tokens, self.tree, self.lanes, self.metrics, self._explore):
+            for view in (self.tokens, self.tree, self.lanes, self.metrics, self.graph, self._explore):
                 view.fold(entry)
 
     @classmethod
@@ -53,6 +53,7 @@ class Folded:
             has_lanes="timeline" in views,
             metrics=self.metrics,
             explore=self.explore,
+            graph=self.graph if "graph" in views else None,
             replay=self._replay(title, views, status, message),
             title=title,
             status=status,
@@ -64,7 +65,7 @@ class Folded:
     def page(self, title: str, status: str, message: str) -> Markup:
         """All views without a size limit, and the recording for a page with players."""
         replay = self._replay(title, VIEWS, status, message)
-        return drawn(self.tokens, self.tree, self.lanes, self.metrics, self.explore, title, status, message, self._ms, replay)
+        return drawn(self.tokens, self.tree, self.lanes, self.metrics, self.graph, self.explore, title, status, message, self._ms, replay)
 
     @property
     def explore(self) -> ExploreView | None:

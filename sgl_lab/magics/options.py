@@ -24,7 +24,7 @@ from ..contracts.legible import clipped, legible
 
 MAX_KNOWN = 30
 """names that an error lists, the last ones"""
-VIEWS = ("tokens", "tree", "timeline")
+VIEWS = ("tokens", "graph", "tree", "timeline")
 _SWITCH = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
 
 

@@ -16,9 +16,12 @@ from ..contracts.events import (
     KINDS,
     Entry,
     ForkOpened,
+    GraphNode,
+    GraphStarted,
     LocksChanged,
     NodeEvicted,
     NodeInserted,
+    NodesEntered,
     NodeSplit,
     PrefixMatched,
     PromptPiece,
@@ -56,7 +59,7 @@ def _fitting(hint: object) -> Callable[[object], bool]:
         return lambda value: type(value) is int and -LARGEST < value < LARGEST
     if hint is float:
         return lambda value: value is None or type(value) in (int, float)
-    if hint in (Sample, PromptPiece):
+    if hint in (Sample, PromptPiece, GraphNode):
         fields = [(name, _fitting(one)) for name, one in _hints(hint).items()]
         return lambda value: isinstance(value, hint) and all(fitting(getattr(value, name)) for name, fitting in fields)
     if typing.get_origin(hint) is tuple:
@@ -156,6 +159,8 @@ class Checker:
         """number of tokens of each fork; None if it is unknown, because it or its parent was opened
         before the record began
         """
+        self._graphs: dict[int, int] = {}
+        """number of nodes of each execution of a graph that began here"""
 
     def __call__(self, entry: Entry) -> None:
         seq, t_ns, event = entry
@@ -172,6 +177,15 @@ class Checker:
                 end = self._streams.get(fork)
                 _expect(start >= 0 and (end is None or start <= end), f"fork {fork} is extended at {start}, beyond its end")
                 self._streams[fork] = start + len(tokens) if end is not None else None
+            case GraphStarted(execution=execution, graph=graph, nodes=nodes):
+                _expect(execution not in self._graphs and (graph == execution or not nodes), f"execution {execution} begins twice")
+                earlier = all(0 <= one < number for number, node in enumerate(nodes) for one in (*node.after, *node.reads))
+                _expect(earlier, f"a node of execution {execution} does not come after what it reads")
+                if graph == execution or graph in self._graphs:
+                    self._graphs[execution] = len(nodes) if graph == execution else self._graphs[graph]
+            case NodesEntered(execution=execution, nodes=entered):
+                n_nodes = self._graphs.get(execution)
+                _expect(n_nodes is None or all(0 <= one < n_nodes for one in entered), f"execution {execution} has no such node")
             case NodeInserted(node=node, parent=parent, tokens=tokens):
                 is_below = parent is None or parent in self._sizes
                 _expect(node not in self._sizes and is_below, f"node {node} occurs twice, or is inserted below a missing node")

@@ -21,6 +21,7 @@ from ..contracts.events import (
     ExplorationOpened,
     ExprFinished,
     ForkOpened,
+    GraphStarted,
     NodeInserted,
     NodeSplit,
     PrefixMatched,
@@ -192,6 +193,8 @@ def _n_bytes(entry: Entry) -> int:
         n_bytes += sum(150 + len(experts) for _, _, experts in event.chosen)
     if isinstance(event, ExplorationOpened):
         n_bytes += sum(150 + 120 * len(sample.top) for sample in event.answer)
+    if isinstance(event, GraphStarted):
+        n_bytes += sum(300 + len(node.label) + len(node.words) for node in event.nodes)
     if isinstance(event, TokensSampled | TextArrived):
         n_bytes += sum(150 + 120 * len(sample.top) for sample in event.samples)
     return n_bytes

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 
 STATIC = Path(__file__).parent / "static"
-MODULES = ("legible", "page", "store", "temper", "tokens", "tree", "lanes", "session", "explore", "view", "replay", "live")
+MODULES = ("legible", "page", "store", "temper", "tokens", "tree", "lanes", "graph", "session", "explore", "view", "replay", "live")
 
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./\w+\.js";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=const |function|class |async )", re.MULTILINE)

@@ -14,11 +14,13 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from ..contracts.legible import clipped, legible
 from .draw import explore as draw_explore
+from .draw import graph as draw_graph
 from .draw import html, still, text
 from .draw.escape import Markup, joined, tag
 from .draw.streams import cut, without_pictures
 from .replay import Replay
 from .views.explore import ExplorePicture
+from .views.graphs import GraphsPicture
 from .views.lanes import LanesPicture
 from .views.metrics import MetricsPicture
 from .views.tokens import TokensPicture
@@ -83,6 +85,7 @@ class Pictures:
     tree: TreePicture | None
     lanes: LanesPicture | None
     metrics: MetricsPicture | None
+    graph: GraphsPicture | None
     explore: ExplorePicture | None
     title: str
     status: str
@@ -119,6 +122,8 @@ class Pictures:
             else:
                 shown = lambda: still.tokens(tokens if n is None else cut(tokens, n), self.lanes, elsewhere=elsewhere)  # noqa: E731
                 parts.append(_once(self._drawn, f"tokens{seen}", n, shown))
+        if (graph := self.graph) is not None and graph["graphs"]:
+            parts.append(_once(self._drawn, "graph", room.n_nodes, lambda: draw_graph.still(graph, 2 * room.n_nodes)))
         if (tree := self.tree) is not None:
             tree = tree if room.has_pictures else {**tree, "texts": []}
             name = "tree" + " with pictures" * room.has_pictures
@@ -135,6 +140,8 @@ class Pictures:
             plain.insert(0, _once(self._plain, "tokens", room.n_plain, lambda: text.transcript(tokens, n_tokens=room.n_plain)))
         if (explore := self.explore) is not None:
             plain.insert(0, _once(self._plain, "explore", None, lambda: draw_explore.text(explore)))
+        if (graph := self.graph) is not None and graph["graphs"]:
+            plain.append(_once(self._plain, "graph", None, lambda: draw_graph.text(graph)))
         if (tree := self.tree) is not None:
             plain.append(_once(self._plain, "tree", None, lambda: text.tree(tree, elsewhere=self.is_elsewhere)))
         if (lanes := self.lanes) is not None and self.has_lanes:
@@ -155,6 +162,7 @@ def freeze(
     tree: Whole[TreePicture] | None = None,
     lanes: Whole[LanesPicture] | None = None,
     metrics: Whole[MetricsPicture] | None = None,
+    graph: Whole[GraphsPicture] | None = None,
     explore: Whole[ExplorePicture] | None = None,
     replay: Replay | None = None,
     title: str = "",
@@ -173,7 +181,7 @@ def freeze(
     has_lanes  False if the lanes are not a view of their own and only show what each fork reused
     notes      headings and texts below the views
     """
-    pictures = _pictures(tokens, tree, lanes, metrics, explore, title, status, message, ms, is_engine, has_lanes)
+    pictures = _pictures(tokens, tree, lanes, metrics, graph, explore, title, status, message, ms, is_engine, has_lanes)
     below = [html.details(heading, html.plain(note), is_open=True) for heading, note in notes]
     also = "".join(f"\n\n{heading}:\n{legible(note)}" for heading, note in notes)
 
@@ -214,6 +222,7 @@ def drawn(
     tree: Whole[TreePicture],
     lanes: Whole[LanesPicture],
     metrics: Whole[MetricsPicture],
+    graph: Whole[GraphsPicture],
     explore: Whole[ExplorePicture] | None,
     title: str,
     status: str,
@@ -224,7 +233,7 @@ def drawn(
     """The same picture for a standalone page, without a size limit, with a recording for its
     player.
     """
-    pictures = _pictures(tokens, tree, lanes, metrics, explore, title, status, message, ms, False, True)
+    pictures = _pictures(tokens, tree, lanes, metrics, graph, explore, title, status, message, ms, False, True)
     recording = replay.data(PAGE_LIMIT)
     shown = pictures.drawn(PAGE_ROOM, IN_PAGE if recording else "")
     return tag("div", {}, shown, recording) if recording else shown
@@ -235,6 +244,7 @@ def _pictures(
     tree: Whole[TreePicture] | None,
     lanes: Whole[LanesPicture] | None,
     metrics: Whole[MetricsPicture] | None,
+    graph: Whole[GraphsPicture] | None,
     explore: Whole[ExplorePicture] | None,
     title: str,
     status: str,
@@ -248,6 +258,7 @@ def _pictures(
         None if tree is None else tree.full(),
         None if lanes is None else lanes.full(),
         None if metrics is None else metrics.full(),
+        None if graph is None else graph.full(),
         None if explore is None else explore.full(),
         title,
         status,

@@ -47,7 +47,7 @@ class Live(anywidget.AnyWidget):
     """
     snapshot = traitlets.Unicode("").tag(sync=True)
     options = traitlets.Dict().tag(sync=True)
-    """views      which of tokens, tree, timeline are open at first
+    """views      which of tokens, graph, tree, timeline are open at first
     title      the heading
     kernel_id  the kernel to interrupt
     vocab      size of the model's vocabulary in tokens

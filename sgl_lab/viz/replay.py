@@ -213,6 +213,7 @@ _KEYS = {
     "tree": {"nodes": "id", "texts": "id"},
     "lanes": {"lanes": "lane", "bars": "id"},
     "explore": {"branches": "id"},
+    "graph": {"graphs": "graph", "steps": "id"},
 }
 """lists whose rows replace those with the same key"""
 
@@ -285,6 +286,8 @@ class Abridged:
             kept["tokens"] = {**tokens, "ops": [{**op, "toks": [self._tok(*tok) for tok in op["toks"]]} for op in tokens["ops"]]}
         if lanes := kept.get("lanes"):
             kept["lanes"] = {**lanes, "bars": [self._changed("bar", row) for row in lanes["bars"]]}
+        if graph := kept.get("graph"):
+            kept["graph"] = {**graph, "steps": [self._changed("step", row) for row in graph["steps"]]}
         if tree := kept.get("tree"):
             tree = self._of_run(tree) if self._level >= 3 else tree
             if self._level >= 2:

@@ -83,8 +83,10 @@ class Leisurely(Loadable, Protocol):
 class Views:
     """The folds of one live run."""
 
-    def __init__(self, tokens: Written, tree: Leisurely, lanes: View, metrics: Loadable, explore: View | None = None) -> None:
-        self.tokens, self.tree, self.lanes, self.metrics = tokens, tree, lanes, metrics
+    def __init__(
+        self, tokens: Written, tree: Leisurely, lanes: View, metrics: Loadable, graph: View | None = None, explore: View | None = None
+    ) -> None:
+        self.tokens, self.tree, self.lanes, self.metrics, self.graph = tokens, tree, lanes, metrics, graph
         self.explore = explore
         """that of an exploration; it sends nothing of another run"""
         self._tree_from = 0
@@ -96,6 +98,8 @@ class Views:
             self.metrics.fold(entry)
             if self.explore is not None:
                 self.explore.fold(entry)
+            if self.graph is not None:
+                self.graph.fold(entry)
             if entry.seq >= self._tree_from or isinstance(entry.event, ForkOpened):
                 self.tree.fold(entry)
 
@@ -109,7 +113,8 @@ class Views:
 
     def named(self) -> dict[str, View]:
         named: dict[str, View] = {"tokens": self.tokens, "tree": self.tree, "lanes": self.lanes, "metrics": self.metrics}
-        return named if self.explore is None else named | {"explore": self.explore}
+        others = {"graph": self.graph, "explore": self.explore}
+        return named | {name: view for name, view in others.items() if view is not None}
 
 
 class Sender:
@@ -230,8 +235,8 @@ class Sender:
         self._snapshot_stale = False
         found = encode({"seq": self._seq, "status": self._status})[:-1]
         views = self._views.named()
-        for name in ("metrics", *(("explore",) if self._views.explore else ()), "tokens", "lanes", "tree"):
-            if name not in self._too_large and (part := self._small(name, views[name], MAX_BYTES - len(found))):
+        for name in ("metrics", "explore", "tokens", "lanes", "graph", "tree"):
+            if name in views and name not in self._too_large and (part := self._small(name, views[name], MAX_BYTES - len(found))):
                 found += f',"{name}":{part}'
         return found + f',"partial":{encode(bool(self._too_large))}}}'
 
@@ -251,7 +256,13 @@ class Sender:
 # ---------------------------------------------------------------- messages
 
 
-CUT = {"tokens": ("forks", "ops"), "tree": ("nodes", "texts", "ends", "gone"), "lanes": ("lanes", "bars"), "explore": ("branches",)}
+CUT = {
+    "tokens": ("forks", "ops"),
+    "tree": ("nodes", "texts", "ends", "gone"),
+    "lanes": ("lanes", "bars"),
+    "graph": ("graphs", "steps"),
+    "explore": ("branches",),
+}
 """lists of a channel that may arrive in pieces; everything else arrives whole"""
 ENVELOPE = 128
 """bytes of a message around its body"""

@@ -10,9 +10,21 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, expect
 
+from sgl_lab.contracts.events import (
+    Entry,
+    Event,
+    ExprFinished,
+    ExprStarted,
+    ForkOpened,
+    GraphNode,
+    GraphStarted,
+    NodesEntered,
+    StreamExtended,
+)
+from sgl_lab.contracts.ids import ExprId, ForkId
 from sgl_lab.viz.sender import Message
 from tests.browser.bare import WidgetPage, deltas, full, new_sender
-from tests.pure.story import poll, story
+from tests.pure.story import Stage, poll, story
 
 CALM: dict[str, Any] = {"reduced_motion": "reduce"}
 JUPYTER = {"baseUrl": "/user/ada/", "token": "secret"}
@@ -444,3 +456,55 @@ def test_every_number_of_the_strip_stands_in_one_row_and_no_word_of_the_axis_is_
             }"""
         )
         assert (len(tops), len(set(tops)), cut) == (7, 1, 0)
+
+
+def graph_events(stage: Stage) -> list[Event]:
+    """A compiled program that runs: a gen on each of two forks, the second of which is not done."""
+    nodes = (
+        GraphNode("text", 0, "About {topic}:", "About {topic}:", (), ()),
+        GraphNode("opens", 0, "fork(2)", "fork(2)", (0,), ()),
+        *(GraphNode("gen", 1 + n, f"tip {n}", f"gen('tip {n}')", (1,), ()) for n in range(2)),
+        GraphNode("read", 0, "{tip 0}", "text of 'tip 0'", (1,), (2,)),
+    )
+    forks, exprs = [ForkId(901), ForkId(902), ForkId(903)], [ExprId(901), ExprId(902)]
+    return [
+        GraphStarted(stage.run, 1, 1, "tips", nodes),
+        ForkOpened(stage.run, forks[0], None, 0, "tips"),
+        NodesEntered(1, (0, 1), forks[0]),
+        StreamExtended(forks[0], 0, stage.encode("About tea:"), "text", ""),
+        *(ForkOpened(stage.run, forks[1 + n], forks[0], n, f"tips[{n}]") for n in range(2)),
+        *(NodesEntered(1, (2 + n,), forks[1 + n]) for n in range(2)),
+        *(ExprStarted(forks[1 + n], exprs[n], "gen", f"tip {n}", 1) for n in range(2)),
+        StreamExtended(forks[1], 3, stage.encode(" a fine cup"), "generated", ""),
+        ExprFinished(forks[1], exprs[0], "ok", " a fine cup"),
+    ]
+
+
+def test_a_graph_lights_up_and_its_nodes_are_linked_with_their_tokens(page: WidgetPage) -> None:
+    stage = Stage()
+    page.open()
+    page.receive(full(stage))
+    assert not page.page.locator(".sgl-graph").is_visible()
+    assert not page.page.locator('.sgl-toggle[data-view="graph"]').is_visible()
+    events = graph_events(stage)
+    out = new_sender(stage)
+    seq, seen = 1, []
+    for number, event in enumerate(events):
+        out.fold([Entry(100 + number, 1000 + number, event)])
+        for message in poll(out, 0, flush=True):
+            page.receive(message | {"seq": seq})
+            seq += 1
+        seen.append([(label or "").split(": ")[-1] for label in labels_of_steps(page)])
+    assert seen[0] == ["not reached"] * 5
+    assert seen[-1] == ["done", "done", "done", "running", "not reached"]
+    assert page.page.locator(".sgl-graph .sgl-edges path").count() == 5
+    page.page.locator(".sgl-step").nth(2).click()
+    page.shows(".sgl-text .t.sgl-linked", [" a", " fine", " cup"])
+    page.page.locator(".sgl-text .t", has_text="About").last.click()
+    page.comes_to_show(lambda page: page.texts(".sgl-step.sgl-linked .sgl-node-label"), ["About\u00a0{topic}:"])
+    page.page.locator('.sgl-toggle[data-view="graph"]').click()
+    assert not page.page.locator(".sgl-graph").is_visible()
+
+
+def labels_of_steps(page: WidgetPage) -> list[str | None]:
+    return page.page.locator(".sgl-step").evaluate_all("steps => steps.map((step) => step.getAttribute('aria-label'))")

@@ -6,7 +6,8 @@ from dataclasses import fields, replace
 from functools import cache
 from typing import Any
 
-from sgl_lab.contracts.events import Entry, Event, ExprStarted, RequestQueued, StreamExtended
+from sgl_lab.contracts.events import Entry, Event, ExprStarted, GraphNode, GraphStarted, NodesEntered, RequestQueued, StreamExtended
+from sgl_lab.contracts.ids import ForkId
 from sgl_lab.trace import Record
 from sgl_lab.trace.checked import MAX_SPELLING
 
@@ -22,6 +23,9 @@ def clean() -> tuple[Record, ...]:
     session = Session(n_pages=90)
     for number, (city, seed) in enumerate((("Porto", 1), ("Faro", 2)), 1):
         with session.recording(f"In[{number}]", f"%%sgl\nuser('In {city}?')\ngen('a')") as record:
+            nodes = (GraphNode("text", 0, "in", city, (), ()), GraphNode("gen", 0, "a", "gen('a')", (0,), ()))
+            session.ring.emit(GraphStarted(record.run, number, number, "ask", nodes))
+            session.ring.emit(NodesEntered(number, (0, 1), ForkId(1)))
             session.ask(record.run, [("a", f"in {city}?", 4), ("b", f"at {city}?", 3)], seed)
             session.select(record.run, "when", "when: ", ("day", "night"))
     return tuple(session.records)
@@ -48,4 +52,7 @@ def _poisoned(event: Event, payload: str, throughout: bool) -> Event:
             new[each.name] = payload
         elif each.name == "namespace":
             new[each.name] = (payload,)
+        elif isinstance(event, GraphStarted) and each.name == "nodes":
+            kinds = {"kind": payload} if throughout else {}
+            new[each.name] = tuple(node._replace(label=payload, words=payload, **kinds) for node in event.nodes)
     return replace(event, **new)

@@ -40,7 +40,7 @@ from sgl_lab.trace.files import check_ours, write_whole
 from sgl_lab.trace.record import MARK
 from sgl_lab.viz import bundle
 from sgl_lab.viz.draw import attention as draw_attention
-from sgl_lab.viz.draw import bars, canvas, chart, dataflow, dot, experts, html, page, perfetto, stats, still, text, whatif, workers
+from sgl_lab.viz.draw import bars, canvas, chart, dataflow, dot, experts, graph, html, page, perfetto, stats, still, text, whatif, workers
 from sgl_lab.viz.draw import blame as draw_blame
 from sgl_lab.viz.draw import diff as draw_diff
 from sgl_lab.viz.draw import explore as draw_explore
@@ -143,7 +143,7 @@ class Drawn:
         folded, recent = Folded(last), RecentView()
         for entry in last.entries:
             recent.fold(entry)
-        views = {"tokens": folded.tokens, "tree": folded.tree, "lanes": folded.lanes, "metrics": folded.metrics}
+        views = {"tokens": folded.tokens, "tree": folded.tree, "lanes": folded.lanes, "metrics": folded.metrics, "graph": folded.graph}
         frozen = freeze(**views, title=payload, status="error", message=payload, notes=[("Value", payload)])
         story, parted, served = why(last, [first]), diff(first, last), whatif.WhatIf(payload, (), 1, 4)
         load = Load((0, 1), 2, 1, 3, [Counter({0: 1, 1: 2}), Counter({0: 3})])
@@ -174,6 +174,7 @@ class Drawn:
             "experts": experts.html(load).source,
             "blame": draw_blame.html(blamed, lambda token: payload).source,
             "attention": "".join(draw_attention.html(*given).source for given in either),
+            "graph": graph.still(folded.graph.full(), 60).source,
             "stats": stats.html(payload, counts).source,
             "workers": workers.html(behind).source,
             "explore": draw_explore.html(picture).source,
@@ -204,6 +205,7 @@ class Drawn:
             "experts": experts.text(load),
             "blame": draw_blame.text(blamed, lambda token: payload),
             "attention": "\n".join(draw_attention.text(*given) for given in either),
+            "graph": graph.text(folded.graph.full()),
             "stats": stats.text(payload, counts),
             "workers": "\n".join(map(" ".join, workers.table(behind))),
             "explore": draw_explore.text(picture),

@@ -95,7 +95,7 @@ def test_a_wrong_variable_and_a_wrong_trait_name_themselves(tmp_path: Path) -> N
         ("SGL_LAB_MAX_TOKENS", "0", "a whole number, 1 or more"),
         ("SGL_LAB_SEED", "1.5", "a whole number, 0 or more"),
         ("SGL_LAB_DETERMINISTIC", "ture", "yes or no"),
-        ("SGL_LAB_VIEW", ",", "any of tokens, tree, timeline, or none"),
+        ("SGL_LAB_VIEW", ",", "any of tokens, graph, tree, timeline, or none"),
         ("SGL_LAB_DEVICE", "gpu", "cpu, cuda, or a numbered GPU such as cuda:1"),
     ],
 )

@@ -26,6 +26,8 @@ def sample_of(hint: object) -> object:
         return events.PromptPiece(2, 5, "user", "text")
     if hint is events.Foreseen:
         return events.Foreseen(RunId(2), 1, 4, 3)
+    if hint is events.GraphNode:
+        return events.GraphNode("gen", 0, "a\u202e", "<b>", (), ())
     if origin is tuple:
         kinds = [arguments[0]] * 2 if arguments[-1] is Ellipsis else arguments
         return tuple(sample_of(kind) for kind in kinds)

@@ -29,6 +29,7 @@ from .feeder import Feeder, Gate
 from .passes import checked, optimised
 from .passes.report import Context, Report
 from .plan import Planned, plan
+from .progress import Batch
 from .tracing import traced_here
 from .values import Node, arguments_in_order
 from .waves import Waves, check_order, counted, pays, turns_of
@@ -160,7 +161,10 @@ class Compiled:
         waves = None
         if is_free and (by == "nodes" or (by == "auto" and pays(over._counted(rows, n_open, settings).numbers))):
             waves, n_open = Waves(len(rows), n_open), len(rows)
-        items = [partial(over._execution, rows[index], settings, is_async=True, siblings=siblings, waves=waves) for index in order]
+        batch = Batch()
+        items = [
+            partial(over._execution, rows[index], settings, is_async=True, siblings=siblings, waves=waves, batch=batch) for index in order
+        ]
         if settings.get("stream"):
             if progress_bar or generator_style or return_exceptions:
                 raise BadArgument(
@@ -266,6 +270,7 @@ class Compiled:
         is_async: bool = False,
         siblings: Siblings | None = None,
         waves: Waves | None = None,
+        batch: Batch | None = None,
     ) -> Execution:
         state = traced_here(settings, self.graph.name) or state_for(self.graph.name, settings)
         run = state._run
@@ -273,7 +278,7 @@ class Compiled:
         run.arguments = dict(arguments)
         self._prepare(state)
         graph = self._graph(run.defaults.temperature)
-        feeder = Feeder(graph, state, arguments)
+        feeder = Feeder(graph, state, arguments, batch)
 
         def body() -> object:
             run.wait(feeder.advance)

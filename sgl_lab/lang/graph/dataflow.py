@@ -117,6 +117,11 @@ class Graph:
         """The graph for graphviz."""
         return printing.dot(self)
 
+    @cached_property
+    def shown(self) -> printing.Shown:
+        """The nodes as the live view shows them."""
+        return printing.shown(self)
+
     def rows(self) -> list[printing.Row]:
         """The nodes as rows of a drawing."""
         return printing.rows(self)

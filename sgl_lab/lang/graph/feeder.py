@@ -41,6 +41,7 @@ from ..stream import Stream
 from ..streams import stream_of
 from ..variable import Variable
 from .dataflow import Graph
+from .progress import Batch, Progress
 from .symbols import Part
 from .values import Assign, Call, Cond, Constant, Data, Items, Joined, Meaning, Node, State, TextSoFar
 
@@ -65,7 +66,7 @@ class Gate(NamedTuple):
 class Feeder:
     """One run of a graph. `advance` is called under the run's lock, whenever the run has changed."""
 
-    def __init__(self, graph: Graph, state: ProgramState, arguments: Mapping[str, str]) -> None:
+    def __init__(self, graph: Graph, state: ProgramState, arguments: Mapping[str, str], batch: Batch | None = None) -> None:
         self._graph, self._state, self._run, self._arguments = graph, state, state._run, arguments
         self._strands: dict[int, Strand] = {0: state._stream}
         self._variables: dict[int, Variable] = {}
@@ -80,6 +81,7 @@ class Feeder:
         self._gate: Gate | None = None
         is_together = any(node.together is not None for node in graph.nodes)
         self._at_once = self._run.backend.at_once if is_together and isinstance(self._run.backend, Backend) else nullcontext
+        self._progress = Progress(graph, self._run, batch or Batch())
         self._begin(0)
 
     def _begin(self, region: int) -> None:
@@ -114,15 +116,16 @@ class Feeder:
         """Feed a strand until it waits for a value. Whether anything was fed."""
         queue, strand = self._queues[number], self._strands[number]
         text: list[Expr] = []
+        numbers: list[int] = []
         first = queue[0] if queue else None
         try:
             while queue:
                 at = queue[0]
                 if at >= 0 and (appended := self._appended(self._graph.nodes[at])) is not None:
                     text += appended
-                    queue.popleft()
+                    numbers.append(queue.popleft())
                     continue
-                self._append(strand, text)
+                self._append(strand, text, numbers)
                 if at < 0:
                     self._after[~at] = dict(strand.variables)
                     queue.popleft()
@@ -130,13 +133,16 @@ class Feeder:
                     self._do(at, self._graph.nodes[at], strand)
         except NotThere:
             pass
-        self._append(strand, text)
+        self._append(strand, text, numbers)
         if not queue:
             del self._queues[number]
         return not queue or queue[0] != first
 
-    def _append(self, strand: Strand, text: list[Expr]) -> None:
-        """Append what was gathered; neighbouring texts as one, which has the same tokens."""
+    def _append(self, strand: Strand, text: list[Expr], numbers: list[int]) -> None:
+        """Append what was gathered of these nodes; neighbouring texts as one, which has the same tokens."""
+        if numbers:
+            self._progress.entered(numbers, strand.id)
+            numbers.clear()
         if text:
             parts: list[Expr] = []
             for is_text, group in groupby(text, key=lambda expr: isinstance(expr, Text)):
@@ -166,6 +172,7 @@ class Feeder:
             strand.foresee(Foreseen(self._run.id, *node.use))
         match node.value:
             case Gen() | Select() as request:
+                self._progress.entered((at,), strand.id)
                 strand.submit(request)
                 self._variables[at] = strand.variables[strand.n_unnamed - 1 if request.name is None else request.name]
             case Fork() as fork:
@@ -188,7 +195,10 @@ class Feeder:
                 self._texts[at] = strand.transcript.text()
             case Cond() as cond:
                 self._decide(at, cond, node)
+                self._progress.entered((at,), strand.id)
                 return
+        if not isinstance(node.value, Gen | Select):
+            self._progress.entered((at,), strand.id)
         self._queues[node.strand].popleft()
 
     def _call(self, number: int) -> None:
@@ -198,7 +208,7 @@ class Feeder:
             strand = stream_of(self._run, node.value.program)
             strand.defaults = replace(self._run.defaults, **given(dict(node.value.given)))
             self._strands[number] = strand
-            self._queues[number].popleft()
+            self._progress.entered((self._queues[number].popleft(),), strand.id)
 
     def _is_done(self, at: int) -> bool:
         """Whether node `at`, the last of its strand, is done."""

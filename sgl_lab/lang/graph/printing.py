@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from ...contracts.events import GraphNode
 from ..expressions import (
     Argument,
     Embedded,
@@ -28,6 +29,8 @@ from .values import Assign, Call, Cond, End, Node, TextSoFar, Value
 
 _WIDTH = 60
 """characters of a text in a picture"""
+_LONG = 240
+"""characters of what a program says at a node"""
 
 
 class Printed(Protocol):
@@ -156,16 +159,69 @@ def rows(graph: Printed) -> list[Row]:
     """The nodes as rows, in order."""
     found: list[Row] = []
     row_of: dict[int, int] = {}
+    region = -1
     for number, node in enumerate(graph.nodes):
         kind, words = _kind(node.value)
         reads = tuple(dict.fromkeys(row_of[read] for read in (*graph.reads[number], *node.after)))
         last = found[-1] if found else None
-        if last and kind == last.kind == "text" and last.strand == node.strand:
+        if last and kind == last.kind == "text" and (last.strand, region) == (node.strand, node.region):
             found[-1] = last._replace(number=number, words=last.words + words)
         else:
             found.append(Row(number, node.strand, kind, words, reads, node.opened))
-        row_of[number] = len(found) - 1
+        row_of[number], region = len(found) - 1, node.region
     return found
+
+
+class Shown(NamedTuple):
+    """A graph as its live view shows it."""
+
+    nodes: tuple[GraphNode, ...]
+    rows: tuple[int, ...]
+    """the place in `nodes` of each node of the graph"""
+
+
+def shown(graph: Printed) -> Shown:
+    """The nodes of the live view. Literal texts and arguments that follow each other are one."""
+    found: list[GraphNode] = []
+    row_of: list[int] = []
+    place = (-1, -1)
+    for number, node in enumerate(graph.nodes):
+        kind, words = _kind(node.value)
+        kind = "text" if kind == "argument" else kind
+        here, before = (node.strand, node.region), graph.before[number]
+        last = found[-1] if found else None
+        if last and kind == last.kind == "text" and here == place:
+            if len(last.words) < _LONG:
+                found[-1] = last._replace(label=_cut(last.label + words, _WIDTH), words=_cut(last.words + words, _LONG))
+        else:
+            after = tuple(dict.fromkeys(row_of[each] for each in (*(() if before is None else (before,)), *node.after)))
+            reads = tuple(dict.fromkeys(row_of[read] for read in graph.reads[number]))
+            label = _label(node.value, words)
+            found.append(GraphNode(kind, node.strand, _cut(label, _WIDTH), _cut(words, _LONG), after, reads))
+        row_of.append(len(found) - 1)
+        place = here
+    return Shown(tuple(found), tuple(row_of))
+
+
+def _label(value: Value, words: str) -> str:
+    match value:
+        case Gen(name) | Select(name):
+            return name or type(value).__name__.lower()
+        case Reference(_, name):
+            return f"{{{name}}}"
+        case Call(program):
+            return program
+        case Cond(_, cases):
+            return f"cond: {', '.join(cases)}"
+        case Assign(name):
+            return f"{name} ="
+        case Warm() | Fork():
+            return words
+    return type(value).__name__.lower() if not isinstance(value, Text | Argument | RoleBegin | RoleEnd) else words
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def _kind(value: Value) -> tuple[str, str]:

@@ -170,14 +170,14 @@ def _count(value: str, words: str, ink: palette.Ink | None = None) -> Markup:
     return tag("div", {"style": cell}, tag("div", {"style": number}, *mark, value), tag("div", {"style": label}, words))
 
 
-def _panel(title: str, legend: Iterable[Markup], body: Markup, note: str = "") -> Markup:
+def section(title: str, legend: Iterable[Markup], body: Markup, note: str = "") -> Markup:
     row = css(display="flex", flex_wrap="wrap", align_items="center", gap="2px 12px", min_height="26px", padding="3px 14px")
     more = [tag("span", {"style": f"{SMALL};{SOFT}"}, note)] if note else []
     bar = tag("div", {"style": row}, tag("span", {"style": css(font_weight="600", font_size="12px")}, title), *more, *legend)
     return tag("div", {"style": css(border_top=f"1px solid {LINE}", margin_top="-1px")}, bar, body)
 
 
-def _scroll(high: int, *children: Markup, style: str = "", label: str, at_end: bool = False, low: int = 0) -> Markup:
+def scroll_box(high: int, *children: Markup, style: str = "", label: str, at_end: bool = False, low: int = 0) -> Markup:
     """A scrolling box, also by keyboard. With `at_end` its last lines are visible at first, as in
     the live view.
     """
@@ -212,7 +212,9 @@ def tokens(picture: TokensPicture, lanes: LanesPicture | None = None, *, elsewhe
     else:
         body = [part for root in roots for part in _stream(root, reused)]
     has_forks = any(stream.children for stream in roots)
-    return _panel("Tokens", keys, _scroll(TOKENS_HIGH - 14, *body, style=css(padding="2px 14px 12px"), label="Tokens", at_end=has_forks))
+    return section(
+        "Tokens", keys, scroll_box(TOKENS_HIGH - 14, *body, style=css(padding="2px 14px 12px"), label="Tokens", at_end=has_forks)
+    )
 
 
 def bare_tokens(picture: TokensPicture) -> Markup:
@@ -222,7 +224,7 @@ def bare_tokens(picture: TokensPicture) -> Markup:
     box = css(white_space="pre-wrap", overflow_wrap="anywhere", font_size="12.5px", line_height="22px")
     words = tag("div", {"style": f"{box};{MONO}"}, transcript(picture, n_tokens=ALL))
     note = "too long for colours: ⟦generated⟧, ⟨forced⟩ and ⟪chosen⟫ text has brackets"
-    return _panel("Tokens", [], _scroll(TOKENS_HIGH - 14, words, style=css(padding="2px 14px 12px"), label="Tokens", at_end=True), note)
+    return section("Tokens", [], scroll_box(TOKENS_HIGH - 14, words, style=css(padding="2px 14px 12px"), label="Tokens", at_end=True), note)
 
 
 def _token_key(state: str, words: palette.Words) -> Markup:
@@ -363,7 +365,7 @@ def _card(stream: Stream, reused: dict[str, int]) -> Markup:
         tag("span", {"style": f"{css(margin_left='auto', white_space='nowrap')};{SOFT}"}, f"{size}{counted(len(stream.toks), 'token')}"),
     )
     high = 300 if stream.children else FORK_HIGH
-    body = _scroll(
+    body = scroll_box(
         high - 9, *_stream(stream, reused), style=css(padding="3px 10px 6px"), label=clipped(stream.name or "stream", 60), at_end=True
     )
     edge = f"2px solid {ALARM.both}" if failed else f"1px solid {LINE}"
@@ -415,33 +417,33 @@ def tree(picture: TreePicture, max_nodes: int = MAX_NODES, high: int = TREE_HIGH
     of_tone = {"cached": words.before, "computed": words.new}
     inks = {tone: palette.INKS[tone].both for tone in palette.NODES}
     keys = [
-        _key(tag("span", {"style": css(color=inks[tone])}, glyph), of_tone.get(tone, word)) for tone, (glyph, word) in palette.NODES.items()
+        key(tag("span", {"style": css(color=inks[tone])}, glyph), of_tone.get(tone, word)) for tone, (glyph, word) in palette.NODES.items()
     ]
     growing = f" · {len(picture['tails'])} growing" if picture["tails"] else ""
     note = f"{counted(planned.n_shown, 'node')}{' of this run' if planned.n_others else ''}{growing}"
     if not planned.nodes:
-        return _panel("Radix tree", keys, tag("div", {"style": css(padding="20px 14px")}, "The cache is empty."), note)
+        return section("Radix tree", keys, tag("div", {"style": css(padding="20px 14px")}, "The cache is empty."), note)
     zoom = min(1.0, max(LEAST_ZOOM, WIDE / (planned.width + 28)))
     world = css(position="relative", width=f"{planned.width + 28:g}px", height=f"{planned.height + 28:g}px", zoom=f"{zoom:.2f}")
     world += ";" + css(flex="none", margin_right="auto")
     marks = [mark for node in planned.nodes for mark in _edges(node)] + [_node(node) for node in planned.nodes]
-    return _panel(
+    return section(
         "Radix tree",
         keys,
         # The box is scrolled to its right end at first, where the leaves are. A tree that fits is
         # on the left.
-        _scroll(
+        scroll_box(
             high,
             tag("div", {"style": world}, *marks),
             style=css(display="flex", flex_direction="row-reverse"),
             label="Radix tree",
-            low=_stage(planned.height, high),
+            low=stage_height(planned.height, high),
         ),
         note,
     )
 
 
-def _stage(height: float, high: int) -> int:
+def stage_height(height: float, high: int) -> int:
     """Height of the box in pixels. It grows in the same steps as the stage of the live page."""
     return min(high, 96 + 68 * max(0, math.ceil((height + 28 - 96) / 68)))
 
@@ -485,16 +487,16 @@ def _edges(node: Node) -> list[Markup]:
     left, right = node.parent.x + node.parent.width + 14, node.x + 14
     above, here = node.parent.y + 14 + HEIGHT / 2, node.y + 14 + HEIGHT / 2
     if abs(above - here) < 2:
-        return [_stroke(left, here, right - left, 0, border_top=line)]
+        return [stroke(left, here, right - left, 0, border_top=line)]
     middle = right - 12
-    first = _stroke(left, above, middle - left, 0, border_top=line)
+    first = stroke(left, above, middle - left, 0, border_top=line)
     top = min(above, here)
     corner = "0 0 0 5px" if here > above else "5px 0 0 0"
     side = {"border_bottom" if here > above else "border_top": line}
-    return [first, _stroke(middle, top, right - middle, abs(here - above), border_left=line, border_radius=corner, **side)]
+    return [first, stroke(middle, top, right - middle, abs(here - above), border_left=line, border_radius=corner, **side)]
 
 
-def _stroke(left: float, top: float, width: float, height: float, **border: str) -> Markup:
+def stroke(left: float, top: float, width: float, height: float, **border: str) -> Markup:
     return tag(
         "div",
         {"style": css(position="absolute", left=f"{left:g}px", top=f"{top:g}px", width=f"{width:g}px", height=f"{height:g}px", **border)},
@@ -550,10 +552,10 @@ def lanes(picture: LanesPicture, max_bars: int = MAX_BARS, *, elsewhere: bool = 
     )
     less = f"the longest {len(drawn):,} of {counted(len(every), 'bar')}" if len(drawn) < len(every) else ""
     more = f"+ {counted(len(ordered) - len(shown), 'more lane')}" if len(ordered) > len(shown) else ""
-    return _panel(
+    return section(
         "Timeline",
         keys,
-        _scroll(LANES_HIGH, labels, right, style=css(display="flex"), label="Timeline"),
+        scroll_box(LANES_HIGH, labels, right, style=css(display="flex"), label="Timeline"),
         " · ".join(filter(None, (less, more))),
     )
 
@@ -576,10 +578,10 @@ def _lane(lane: LaneRow, depth: int) -> Markup:
 
 def _bar_key(kind: str, word: str) -> Markup:
     swatch = f"display:inline-block;width:13px;height:8px;{_bar_look(kind)}"
-    return _key(_hit(kind) if kind in ("found", "reused") else tag("span", {"style": swatch}), word)
+    return key(_hit(kind) if kind in ("found", "reused") else tag("span", {"style": swatch}), word)
 
 
-def _key(mark: Markup, word: str) -> Markup:
+def key(mark: Markup, word: str) -> Markup:
     return tag("span", {"style": f"{SMALL};white-space:nowrap"}, mark, tag("span", {"style": SOFT}, f" {word}"))
 
 

@@ -42,6 +42,9 @@ export class Store {
     this.lanes = new Map();
     this.bars = new Map();
     this.reused = new Map(); // lane -> tokens that its requests reused
+    this.graphs = new Map();
+    this.steps = new Map(); // nodes of graphs
+    this.flow = { width: 0, height: 0 };
     this.since = 0;
     this.queue = [];
     this.time = { ms: 0, at: performance.now() };
@@ -113,6 +116,7 @@ export class Store {
     if (snapshot.lanes) {
       for (const known of [this.lanes, this.bars, this.reused]) known.clear();
     }
+    if (snapshot.graph) for (const known of [this.graphs, this.steps]) known.clear();
     this.apply(snapshot, true);
     this.expected = snapshot.seq;
     this.behind = Boolean(snapshot.partial);
@@ -138,7 +142,7 @@ export class Store {
     this.notify(change);
   }
 
-  merge({ tokens, tree, lanes, metrics, explore, status }, change) {
+  merge({ tokens, tree, lanes, metrics, graph, explore, status }, change) {
     if (explore) {
       const branches = this.explore?.branches ?? new Map();
       for (const row of explore.branches ?? []) branches.set(row.id, row);
@@ -146,6 +150,7 @@ export class Store {
       change.explore = true;
     }
     if (tokens) this.mergeTokens(tokens, change);
+    if (graph) this.mergeGraph(graph, change);
     if (tree) {
       for (const node of tree.nodes ?? []) {
         // a recording contains only changed fields
@@ -219,6 +224,17 @@ export class Store {
     }
   }
 
+  mergeGraph({ graphs = [], steps = [], width, height }, change) {
+    for (const row of graphs) this.graphs.set(row.graph, row);
+    for (const row of steps) {
+      // a recording contains only changed fields
+      this.steps.set(row.id, { ...this.steps.get(row.id), ...row });
+      change.steps.add(row.id);
+    }
+    this.flow = { width: width ?? this.flow.width, height: height ?? this.flow.height };
+    change.graphs ||= graphs.length > 0;
+  }
+
   notify(change) {
     for (const view of this.views) view.changed(change);
   }
@@ -286,11 +302,11 @@ export class Store {
   }
 
   /**
-   * Everything related to a token, node, tail, bar or count: `{ nodes, tails, bars, stretches
-   * }`.
+   * Everything related to a token, node, tail, bar, count or node of a graph: `{ nodes, tails, bars,
+   * steps, stretches }`.
    */
   links(cursor) {
-    const marks = { nodes: new Set(), tails: new Set(), bars: new Set(), stretches: [] };
+    const marks = { nodes: new Set(), tails: new Set(), bars: new Set(), steps: new Set(), stretches: [] };
     if (!cursor) return marks;
     const isCount = cursor.kind === "count";
     const spans = []; // [fork, from, to]
@@ -303,6 +319,8 @@ export class Store {
       for (const { fork } of this.forks.values())
         if (this.stretches(fork, cursor.position, cursor.position + 1)[0]?.[0] === cursor.fork)
           spans.push([fork, cursor.position, cursor.position + 1]);
+    } else if (cursor.kind === "step") {
+      for (const [fork, from, to] of this.steps.get(cursor.id)?.places ?? []) spans.push([fork, from, to ?? Infinity]);
     } else if (bar) {
       const span = this.spanOf(bar);
       if (span) spans.push([this.forkOf(bar), ...span]);
@@ -331,9 +349,24 @@ export class Store {
         const fork = span && this.forkOf(other);
         if (span && spans.some(([its, from, to]) => its === fork && span[0] < to && from < span[1])) marks.bars.add(other.id);
       }
+    if (!isCount) this.linkSteps(cursor, bar, marks);
     if (cursor.kind === "node") marks.nodes.add(cursor.id);
     if (cursor.kind === "tail") marks.tails.add(cursor.id);
     return marks;
+  }
+
+  /** The nodes of graphs whose tokens or requests are among what is marked. */
+  linkSteps(cursor, bar, marks) {
+    if (cursor.kind === "step") {
+      marks.steps.add(cursor.id);
+      return;
+    }
+    for (const { id, places, requests } of this.steps.values())
+      if (
+        (bar && requests.includes(bar.request)) ||
+        places.some(([fork, from, to]) => marks.stretches.some(([its, first, end]) => its === fork && from < end && first < (to ?? Infinity)))
+      )
+        marks.steps.add(id);
   }
 
   /**
@@ -380,6 +413,8 @@ const emptyChange = (reset) => ({
   gone: [],
   tails: false,
   lanes: false,
+  graphs: false,
+  steps: new Set(),
   bars: new Set(),
   dropped: [],
   explore: false,

@@ -1,9 +1,10 @@
-/* One view of a run: header, counts, three panels, the card next to the pointer, and one cursor
+/* One view of a run: header, counts, the panels, the card next to the pointer, and one cursor
  * for all of them. Live and replayed views are the same.
  */
 
 import { extras } from "./session.js";
 import { Explore } from "./explore.js";
+import { GraphPanel } from "./graph.js";
 import { TimelinePanel } from "./lanes.js";
 import { TOKEN_STATES, brief, clamp, count, el, figure, furnish, seconds, setText, wordsOf } from "./page.js";
 import { TokensPanel } from "./tokens.js";
@@ -30,7 +31,7 @@ export class View {
     this.header = new Header(this, player);
     this.counts = new Counts(this);
     this.alarm = el("div", { class: "sgl-alarm", role: "alert", hidden: true });
-    this.panels = { tokens: new TokensPanel(this), tree: new TreePanel(this), timeline: new TimelinePanel(this) };
+    this.panels = { tokens: new TokensPanel(this), graph: new GraphPanel(this), tree: new TreePanel(this), timeline: new TimelinePanel(this) };
     this.extras = [...extras(this), new Explore(this)];
     const { options } = store;
     const views = options.views ?? Object.keys(this.panels);
@@ -41,7 +42,7 @@ export class View {
     const extra = this.extras.map((each) => each.root);
     root.append(this.header.root, this.header.moment, this.alarm, this.counts.root, ...extra, ...panels, this.card.root, this.voice);
     for (const [name, panel] of Object.entries(this.panels))
-      if (options.dashboard && name === "tokens") panel.root.hidden = true;
+      if (options.dashboard && (name === "tokens" || name === "graph")) panel.root.hidden = true;
       else this.header.toggle(name, panel.title, views.includes(name), (on) => this.show(panel, on));
     this.resized = new ResizeObserver(() => this.invalidate());
     this.resized.observe(root);
@@ -50,12 +51,18 @@ export class View {
   }
 
   show(panel, on) {
-    panel.root.hidden = !on;
+    panel.wanted = on;
+    panel.root.hidden = !on || Boolean(panel.isEmpty);
     this.invalidate();
   }
 
   changed(change) {
     for (const panel of [...Object.values(this.panels), ...this.extras]) panel.changed?.(change);
+    const { graph } = this.panels;
+    if (this.header.buttons.graph) {
+      this.header.buttons.graph.hidden = graph.isEmpty;
+      graph.root.hidden = !graph.wanted || graph.isEmpty;
+    }
     this.stale ||= Boolean(this.hovered ?? this.chosen);
     this.invalidate();
   }
@@ -82,9 +89,10 @@ export class View {
     this.chosen = cursor;
     this.hovered = null;
     this.mark();
-    const { tokens, tree, timeline } = this.panels;
+    const { tokens, graph, tree, timeline } = this.panels;
     const brings = cursor && cursor.kind !== "count";
     if (cursor && from !== tokens) tokens.reveal();
+    if (brings && from !== graph) graph.reveal();
     if (brings && from !== tree) tree.show();
     if (brings && from !== timeline) timeline.reveal();
     this.invalidate();
@@ -171,6 +179,7 @@ class Header {
   constructor(view, player) {
     this.view = view;
     this.player = player;
+    this.buttons = {};
     this.title = el("span", { class: "sgl-title" });
     this.phase = el("span", { class: "sgl-phase", role: "status" });
     this.toggles = el("div", { class: "sgl-toggles", role: "group", "aria-label": "Views" });
@@ -214,6 +223,7 @@ class Header {
     };
     const press = () => flip(button.getAttribute("aria-pressed") !== "true");
     const button = el("button", { type: "button", class: "sgl-toggle", "data-view": name, "aria-pressed": on, click: press }, title);
+    this.buttons[name] = button;
     this.toggles.append(button);
     show(on);
   }
