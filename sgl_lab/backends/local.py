@@ -10,6 +10,8 @@ from typing import NoReturn
 from ..contracts.errors import ProgramError
 from ..contracts.events import Emit, ForksEnded, RequestQueued, silent
 from ..contracts.ids import ForkId, RequestId
+from ..contracts.knobs import Knobs, Place
+from ..contracts.machine import cores, processor
 from ..contracts.params import Constraint
 from ..contracts.port import GenJob, GenListener, ModelCard, ScoreJob, ScoreListener, WarmJob, WarmListener
 from ..contracts.spans import Block
@@ -101,6 +103,25 @@ class LocalBackend(TokenizedBackend):
     def flush(self) -> None:
         """Drop every prefix that no request uses."""
         self._resident.flush()
+
+    def knobs(self) -> Knobs:
+        """What may be tuned, as it is."""
+        config = self._resident.engine.config
+        return Knobs(config.step_tokens, config.draft_tokens, config.schedule, config.evict)
+
+    def turn(self, knobs: Knobs) -> None:
+        """Tune the engine; its cache is then empty. BadArgument for an unknown value, or while
+        requests run or wait.
+        """
+        self._resident.call(lambda: self._resident.engine.turn(knobs))
+
+    def place(self) -> Place:
+        card = self._card
+        device = f"{cores()} cores of {processor()}" if card.device in ("cpu", "none") else card.device
+        return Place(card.name, card.dtype, device, self.cache_tokens)
+
+    def computed(self) -> int:
+        return int(self._resident.stats()["computed_tokens"])
 
     def shutdown(self) -> None:
         """Stop the engine's thread and free its memory. Requests that still run fail with

@@ -22,6 +22,7 @@ from .global_config import global_config
 from .graph.compiled import Compiled
 from .graph.dataflow import Graph, load_graph
 from .graph.flow import cond, loop, unordered
+from .graph.tuning import Tuned, load_tuning
 from .images import picture_of
 from .keywords import suggests
 from .program import SglFunction, function
@@ -40,6 +41,7 @@ __all__ = [
     "ProgramStateGroup",
     "SglFunction",
     "ToolCall",
+    "Tuned",
     "assistant",
     "assistant_begin",
     "assistant_end",
@@ -57,6 +59,7 @@ __all__ = [
     "greedy_token_selection",
     "image",
     "load_graph",
+    "load_tuning",
     "loop",
     "register_chat_template",
     "select",

@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ..contracts.errors import BadArgument
+from ..contracts.machine import processor
 from ..session import Lab
 from .bench import Outcome, median, percentile
 
@@ -65,7 +66,7 @@ class Results:
 def machine_of(lab: Lab) -> dict[str, object]:
     """Hardware, versions and model, as far as they decide speed."""
     return {
-        "cpu": _cpu(),
+        "cpu": processor(),
         "cores": os.cpu_count(),
         "platform": platform.platform(),
         "device": lab.card.device,
@@ -75,14 +76,6 @@ def machine_of(lab: Lab) -> dict[str, object]:
         **{name: _version(name) for name in ("sgl_lab", "torch", "transformers", "triton")},
         "commit": _commit(),
     }
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def _version(name: str) -> str | None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 
 from ...contracts.errors import BadArgument, EngineStopped
 from ...contracts.events import Emit, EngineFault, ExpertsChosen, StepRan, silent
 from ...contracts.ids import ForkId, Namespace, RequestId
+from ...contracts.knobs import Knobs
 from ...contracts.tree import TreeSnapshot
 from ...grammar.grammars import Grammars
 from ..plan import Adapting, Embedding, Routed, RowOutput, Runner
@@ -239,6 +241,20 @@ class Engine:
         """
         self._drafts.forget()
         return self._tree.flush()
+
+    def turn(self, knobs: Knobs) -> None:
+        """Use other settings from now on, with what the cache may drop dropped. BadArgument for a value
+        that is not known, or while a request runs or waits.
+        """
+        config = replace(self.config, **asdict(knobs))
+        if self._scheduler.running or self._scheduler.waiting:
+            raise BadArgument("the engine cannot be tuned while requests run or wait", hint="wait until they have ended")
+        self.flush()
+        if config.evict != self.config.evict:
+            self._tree.turn(POLICIES[config.evict]())
+        self._drafts = Drafts(config.draft_tokens, self._costs)
+        self._scheduler.turn(config, self._drafts if config.draft_tokens else None)
+        self.config = config
 
     def snapshot(self, seq: int) -> TreeSnapshot:
         """The tree as it is; `seq` is the number of the next event."""

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import partial
+from itertools import cycle, islice
 from os import PathLike
 from typing import Literal, NamedTuple, TypedDict, TypeVar
 
 from ...contracts.conversation import AnyBackend, takes_tokens
 from ...contracts.errors import BadArgument, ProgramError
+from ...contracts.knobs import Tunable
 from ...contracts.port import Backend
 from ..batch import Outcome, begin_all, checked_width, run_all
 from ..beginning import SETTINGS, state_for
+from ..default import default_backend
 from ..execution import Execution
 from ..expressions import Gen
 from ..interrupts import INTERRUPTS
@@ -31,6 +35,7 @@ from .passes.report import Context, Report
 from .plan import Planned, plan
 from .progress import Batch
 from .tracing import traced_here
+from .tuning import LEAST_ROWS, Tuned, search
 from .values import Node, arguments_in_order
 from .waves import Waves, check_order, counted, pays, turns_of
 
@@ -76,6 +81,8 @@ class Compiled:
         self._passes = Chosen(apply=tuple(apply), without=tuple(without))
         self._rows: Sequence[Mapping[str, str]] = ()
         """of the batch that it was made for"""
+        self._width: int | None = None
+        """of a batch, if it was tuned"""
         self._made: dict[bool, Graph] = {}
         """the optimised graph, by whether the run is greedy"""
 
@@ -150,7 +157,7 @@ class Compiled:
         """
         if unknown := settings.keys() - SETTINGS:
             raise unknown_argument("run_batch", min(unknown), sorted(SETTINGS))
-        n_open = checked_width(num_threads)
+        n_open = checked_width(num_threads if self._width is None or num_threads != "auto" else self._width)
         check_order(by)
         settings = self._defaults() | settings
         rows = self.rows(batch_arguments)
@@ -187,6 +194,46 @@ class Compiled:
     def _counted(self, rows: Sequence[Mapping[str, str]], n_open: int, settings: Mapping[str, object]) -> Report:
         run = state_for(self.graph.name, settings)._run
         return counted(self._graph(run.defaults.temperature), rows, run.backend, n_open, run.defaults)
+
+    def tune(
+        self,
+        batch_arguments: Sequence[object],
+        *,
+        seconds: float = 20.0,
+        backend: AnyBackend | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+        report: Callable[[str], None] = lambda words: None,
+    ) -> Tuned:
+        """Measure these rows, greedily, with other widths of the batch, chunks, drafts, schedules and
+        evictions, for about `seconds`. The result says what was measured and what was chosen; `use`
+        applies it. The engine's cache is empty afterwards, and its settings are as before.
+
+        BadArgument for no rows, and for a backend whose engine is not in this process.
+        """
+        engine = self._tunable(backend)
+        if not (rows := self.rows(batch_arguments)):
+            raise BadArgument("there are no rows to measure", hint="give the arguments of some typical runs")
+
+        def run(n: int, width: int) -> None:
+            self.run_batch([*islice(cycle(rows), n)], num_threads=width, backend=engine, temperature=0)
+
+        width = checked_width("auto" if self._width is None else self._width)
+        return search(self.graph.name, run, engine, width, max(len(rows), LEAST_ROWS), seconds, clock=clock, report=report)
+
+    def use(self, tuned: Tuned, *, backend: AnyBackend | None = None) -> None:
+        """Run batches as wide as was chosen, and set the engine as was chosen. BadArgument, in one line,
+        if it was measured of another program, model or machine.
+        """
+        engine = self._tunable(backend)
+        tuned.check(self.graph.name, engine.place())
+        engine.turn(tuned.choice.knobs)
+        self._width = tuned.choice.width
+
+    def _tunable(self, backend: AnyBackend | None) -> Tunable:
+        found = backend or self._backend or default_backend()
+        if not isinstance(found, Tunable):
+            raise BadArgument(f"{found.describe().name} has no engine in this process that could be tuned", hint="tune on a Lab")
+        return found
 
     def plan(
         self, rows: Sequence[Mapping[str, str]], backend: Backend, cached: Iterable[Sequence[int]] = (), **sampling: object

@@ -20,6 +20,7 @@ from . import (
     plans,
     serve,
     snippets,
+    tune,
     whatif,
 )
 from .command import Command
@@ -36,6 +37,7 @@ _TOPICS = (
     whatif,
     graphs,
     plans,
+    tune,
     keep,
     bench,
     background,

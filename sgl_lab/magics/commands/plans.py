@@ -44,7 +44,7 @@ def _plan(shell: Shell, session: Session, words: Words) -> None:
         _plan_cell(shell, session.run(name), lab, backend, cached)
         return
     compiled = compiled_named(shell, name, words)
-    arguments = dict(_argument(shell, word) for word in words.names[1:])
+    arguments = dict(argument(shell, word) for word in words.names[1:])
     planned = compiled.plan([compiled.row(arguments)], backend, cached, temperature=0)
     real = _run(compiled, arguments, lab) if "--run" in words.options else {}
     _say(planned, lab, backend, real)
@@ -134,7 +134,7 @@ def cached_paths(snapshot: TreeSnapshot) -> list[tuple[int, ...]]:
     return [path for node, path in paths.items() if node not in inner]
 
 
-def _argument(shell: Shell, word: str) -> tuple[str, object]:
+def argument(shell: Shell, word: str) -> tuple[str, object]:
     """`question=text`, or `question=NAME` for the notebook's variable of that name."""
     name, equals, value = word.partition("=")
     if not equals:

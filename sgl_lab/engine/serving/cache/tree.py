@@ -393,6 +393,13 @@ class RadixTree:
         self._emit(NodeEvicted(node.id, len(node.tokens)))
         self._offer(parent)
 
+    def turn(self, policy: Policy) -> None:
+        """Evict by another policy from now on. Nothing is leased."""
+        self.policy = policy
+        self._programs = policy if isinstance(policy, Program) else None
+        self.idle = [(policy.key(leaf), leaf.id, leaf) for leaf in self.nodes() if self._is_idle_leaf(leaf)]
+        heapq.heapify(self.idle)
+
     def _is_idle_leaf(self, node: Node) -> bool:
         return node.refs == 0 and not node.children and node.parent is not None
 

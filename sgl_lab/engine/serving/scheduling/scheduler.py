@@ -74,6 +74,10 @@ class Scheduler:
         self._step = 0
         self._draw = random.Random(config.seed)
 
+    def turn(self, config: EngineConfig, drafts: Drafts | None) -> None:
+        """Work by these settings from now on. No request runs or waits."""
+        self._config, self._drafts = config, drafts
+
     # ------------------------------------------------------------ in and out
 
     def add(self, request: Request) -> None:
