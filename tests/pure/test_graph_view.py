@@ -70,8 +70,7 @@ def folded(entries: list[Entry]) -> Iterator[GraphsView]:
 
 def test_every_node_is_queued_runs_and_is_done_in_the_order_of_the_events(entries: list[Entry]) -> None:
     seen: dict[str, list[str]] = {}
-    first = next(number for number, entry in enumerate(entries) if isinstance(entry.event, GraphStarted) and entry.event.execution > 1)
-    one = entries[: first - 1]
+    one = entries[: [number for number, entry in enumerate(entries) if isinstance(entry.event, GraphStarted)][1]]
     for view in folded(one):
         for label, state in states(view).items():
             if seen.setdefault(label, [state])[-1] != state:

@@ -31,6 +31,7 @@ from . import printing
 from .dataflow import Graph
 from .feeder import Feeder, Gate
 from .passes import checked, optimised
+from .passes.ordering import beginning, orders, shared
 from .passes.report import Context, Report
 from .plan import Planned, plan
 from .progress import Batch
@@ -83,6 +84,8 @@ class Compiled:
         """of the batch that it was made for"""
         self._width: int | None = None
         """of a batch, if it was tuned"""
+        self._orders: Mapping[int, tuple[int, ...]] = {}
+        """of the items of unordered sets, for the rows that it was made for"""
         self._made: dict[bool, Graph] = {}
         """the optimised graph, by whether the run is greedy"""
 
@@ -94,7 +97,8 @@ class Compiled:
         a token for four characters.
         """
         rows = rows or self._rows
-        context = Context(greedy, rows) if count is None else Context(greedy, rows, count)
+        context = Context(greedy, rows, orders=self._orders)
+        context = context if count is None else replace(context, count=count)
         return Optimised(*optimised(self.graph, self._optimise, context, **self._passes))
 
     @property
@@ -163,15 +167,15 @@ class Compiled:
         rows = self.rows(batch_arguments)
         over = self._over(rows)
         siblings = Siblings() if len(rows) > 1 else None
-        order = over._order(rows) if reorder and not generator_style else list(range(len(rows)))
+        each = over._for_rows(rows)
+        order = _sorted(each, rows) if reorder and not generator_style else list(range(len(rows)))
         is_free = not (settings.get("stream") or generator_style or len(rows) < 2)
         waves = None
         if is_free and (by == "nodes" or (by == "auto" and pays(over._counted(rows, n_open, settings).numbers))):
             waves, n_open = Waves(len(rows), n_open), len(rows)
-        batch = Batch()
-        items = [
-            partial(over._execution, rows[index], settings, is_async=True, siblings=siblings, waves=waves, batch=batch) for index in order
-        ]
+        batches = {one: Batch() for one in each}
+        how = partial(Compiled._execution, is_async=True, siblings=siblings, waves=waves)
+        items = [partial(how, each[index], rows[index], settings, batch=batches[each[index]]) for index in order]
         if settings.get("stream"):
             if progress_bar or generator_style or return_exceptions:
                 raise BadArgument(
@@ -302,10 +306,27 @@ class Compiled:
         made._rows, made._made = rows, {}
         return made
 
-    def _order(self, rows: Sequence[Mapping[str, str]]) -> list[int]:
-        """The rows, sorted by their texts in the order in which prompts read them."""
-        names = arguments_in_order(self._graph(0.0).nodes)
-        return sorted(range(len(rows)), key=lambda index: [rows[index][name] for name in names])
+    def _for_rows(self, rows: Sequence[Mapping[str, str]]) -> list[Compiled]:
+        """The executor of each row. Unordered items have an order for each row where prompts then
+        share more than with one order for all.
+        """
+        count = Context().count
+        found: list[Compiled] = [self] * len(rows)
+        is_off = "fields" in self._passes["without"] or (self._optimise == "none" and "fields" not in self._passes["apply"])
+        if is_off or not rows or not any(node.field is not None for node in self.graph.nodes):
+            return found
+        of_order: dict[tuple[tuple[int, tuple[int, ...]], ...], Compiled] = {}
+        for index, order in enumerate(orders(self.graph, rows, count)):
+            key = tuple(sorted(order.items()))
+            if key and key not in of_order:
+                of_order[key] = made = copy(self)
+                made._orders, made._made = order, {}
+            found[index] = of_order.get(key, self)
+        alike = [
+            shared([beginning(one._graph(0.0), row) for one, row in zip(each, rows, strict=True)], count)
+            for each in (found, [self] * len(rows))
+        ]
+        return found if alike[0] > alike[1] else [self] * len(rows)
 
     # ------------------------------------------------------------ execution
 
@@ -360,6 +381,15 @@ class Compiled:
             for node in self.graph.nodes:
                 if isinstance(node.value, Gen) and node.value.form is not None:
                     backend.prepare(node.value.form.constraint)
+
+
+def _sorted(each: Sequence[Compiled], rows: Sequence[Mapping[str, str]]) -> list[int]:
+    """The rows, sorted by the beginnings of their prompts, and then by all texts in the order in which
+    prompts read them.
+    """
+    names = {one: arguments_in_order(one._graph(0.0).nodes) for one in dict.fromkeys(each)}
+    begin = [beginning(one._graph(0.0), row) for one, row in zip(each, rows, strict=True)]
+    return sorted(range(len(rows)), key=lambda at: (begin[at], [rows[at][name] for name in names[each[at]]]))
 
 
 def _back(results: Sequence[R], order: Sequence[int]) -> list[R]:

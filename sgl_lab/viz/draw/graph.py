@@ -13,7 +13,7 @@ from .escape import Child, Markup, css, tag
 from .numbers import counted
 from .still import ALARM, LINE, MONO, SOFT, key, scroll_box, section, stroke
 
-HIGH = 232
+HIGH, LOW = 232, 70
 _MOST_LINES = 60
 
 
@@ -41,13 +41,16 @@ def still(picture: GraphsPicture, max_nodes: int) -> Markup:
     keys = [key(tag("span", {"style": css(color=look.ink.both)}, look.glyph), look.word) for name, look in LOOKS.items() if name in seen]
     width = max([step["x"] + step["w"] for step in shown] + [200])
     height = max([step["y"] + HEIGHT for step in shown] + [row["y"] + HEAD for row in picture["graphs"]])
+    high = min(HIGH, max(LOW, picture["height"] + 28))  # as the live page's
     world = css(position="relative", width=f"{width + 28}px", height=f"{height + 16}px", flex="none")
     parts = [_heading(row) for row in picture["graphs"]]
     parts += [edge for step in shown for edge in _edges(step, shown)]
     parts += [_box(step) for step in shown]
     n_nodes = sum(row["n"] for row in picture["graphs"])
     note = counted(n_nodes, "node") if len(shown) == n_nodes else f"the first {len(shown):,} of {counted(n_nodes, 'node')}"
-    return section("Graph", keys, scroll_box(HIGH, tag("div", {"style": world}, *parts), label="Graph", low=min(HIGH, height + 16)), note)
+    return section(
+        "Graph", keys, scroll_box(HIGH, tag("div", {"style": world}, *parts), label="Graph", low=high, style=css(margin_bottom="6px")), note
+    )
 
 
 def _heading(row: GraphRow) -> Markup:

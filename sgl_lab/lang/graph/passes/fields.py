@@ -2,7 +2,8 @@
 
 Constant items come first, then those of arguments, then text of the model. Of arguments those come
 first whose texts repeat most in the rows of the batch, weighed by their length, as GGR orders the
-fields of a table (arXiv:2403.05821). The program declared that their order is free.
+fields of a table (arXiv:2403.05821). A batch may decide the order row by row (`ordering`). The
+program declared that their order is free.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ def apply(graph: Graph, context: Context) -> tuple[Graph, Report]:
         if node.field is not None:
             items[node.field.set][node.field.item].append(number)
     order, moved, saved = list(range(len(graph.nodes))), 0, 0
-    for members in items.values():
+    for which, members in items.items():
         numbers = sorted(number for group in members.values() for number in group)
         if any(isinstance(graph.nodes[number].value, Gen | Select) for number in numbers):
             continue  # what the model says first, later items read
-        ranked = sorted(members, key=lambda item: (_rank([graph.nodes[n] for n in members[item]], context), item))
-        if ranked != sorted(members):
+        decided = context.orders.get(which)
+        ranked = decided or sorted(members, key=lambda item: (_rank([graph.nodes[n] for n in members[item]], context), item))
+        if list(ranked) != sorted(members):
             moved += 1
             saved += _saved(graph, [members[item] for item in sorted(members)], [members[item] for item in ranked], context)
             for place, number in zip(numbers, [number for item in ranked for number in members[item]], strict=True):

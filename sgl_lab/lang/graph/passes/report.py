@@ -11,12 +11,14 @@ from ..dataflow import Graph
 @dataclass(frozen=True)
 class Context:
     """`greedy`: the run's temperature is 0. `rows`: arguments that the graph is to run with, if they
-    are known. `count`: tokens of a text.
+    are known. `count`: tokens of a text. `orders`: the items of unordered sets in their order, where
+    it was decided for a row.
     """
 
     greedy: bool = False
     rows: Sequence[Mapping[str, str]] = ()
     count: Callable[[str], int] = field(default=lambda text: -(-len(text) // 4))
+    orders: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
