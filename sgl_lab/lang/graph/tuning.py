@@ -1,9 +1,9 @@
 """Auto-tuning: the width of a batch and the engine's settings, chosen by measuring on the user's rows.
 
 A small grid is searched by successive halving: every candidate is measured beside the default, in
-alternation, and the better half is measured again, until one is left. The default stays unless the candidate that is
-left is better by more than chance, as the default beside itself shows it. Only greedy text is tuned for: no setting
-changes it.
+alternation, and the better half is measured again, until one is left. The default stays unless that
+one is better by more than chance, as the default beside itself shows it. Only greedy text is tuned
+for: no setting changes it.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def orders(graph: Graph, rows: Sequence[Mapping[str, str]], count: Callable[[str
         first = [item for item in values if item not in last and item not in varying]
         if len(varying) < 2 or len(rows) * len(varying) > MOST_CELLS:
             continue
-        table = [["".join(_said(value, row) for value in values[item]) for item in varying] for row in rows]
+        table = [["".join(_text_of(value, row) for value in values[item]) for item in varying] for row in rows]
         for row, order in zip(found, greedy(table, count), strict=True):
             row[which] = (*first, *(varying[place] for place in order), *last)
     return list(found)
@@ -90,7 +90,7 @@ def beginning(graph: Graph, row: Mapping[str, str]) -> str:
         if node.strand == 0:
             if not isinstance(node.value, Text | Argument | RoleBegin | RoleEnd):
                 break
-            parts.append(_said(node.value, row))
+            parts.append(_text_of(node.value, row))
     return "".join(parts)
 
 
@@ -100,7 +100,7 @@ def shared(beginnings: Sequence[str], count: Callable[[str], int]) -> int:
     return sum(count(other[: n_common(one, other)]) for one, other in pairwise(ordered))
 
 
-def _said(value: object, row: Mapping[str, str]) -> str:
+def _text_of(value: object, row: Mapping[str, str]) -> str:
     match value:
         case Text(text):
             return text
