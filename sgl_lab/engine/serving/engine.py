@@ -250,8 +250,10 @@ class Engine:
         if self._scheduler.running or self._scheduler.waiting:
             raise BadArgument("the engine cannot be tuned while requests run or wait", hint="wait until they have ended")
         self.flush()
-        if config.evict != self.config.evict:
-            self._tree.turn(POLICIES[config.evict]())
+        if (config.evict, config.schedule) != (self.config.evict, self.config.schedule):
+            if self._pins.pinned:
+                raise BadArgument("the eviction cannot be tuned while prefixes are pinned", hint="lab.unpin first")
+            self._tree.turn(policy(config.evict, config.schedule))
         self._drafts = Drafts(config.draft_tokens, self._costs)
         self._scheduler.turn(config, self._drafts if config.draft_tokens else None)
         self.config = config

@@ -68,11 +68,7 @@ class RadixTree:
 
     def __init__(self, pool: PagePool, policy: Policy | None = None, emit: Emit = silent) -> None:
         self.pool = pool
-        self.policy: Policy = policy or Lru()
-        self._following = self.policy if isinstance(self.policy, Following) else None
-        self._programs = self.policy if isinstance(self.policy, Program) else None
-        if self._following is not None:
-            self._following.starts(pool.n_pages * pool.page_size)
+        self._use(policy or Lru())
         self.roots: dict[Namespace, Node] = {}
         self.clock = 0
         """counts acquisitions; the time in `last_used`"""
@@ -393,12 +389,17 @@ class RadixTree:
         self._emit(NodeEvicted(node.id, len(node.tokens)))
         self._offer(parent)
 
-    def turn(self, policy: Policy) -> None:
-        """Evict by another policy from now on. Nothing is leased."""
+    def _use(self, policy: Policy) -> None:
         self.policy = policy
+        self._following = policy if isinstance(policy, Following) else None
         self._programs = policy if isinstance(policy, Program) else None
-        self.idle = [(policy.key(leaf), leaf.id, leaf) for leaf in self.nodes() if self._is_idle_leaf(leaf)]
-        heapq.heapify(self.idle)
+        if self._following is not None:
+            self._following.starts(self.pool.n_pages * self.pool.page_size)
+
+    def turn(self, policy: Policy) -> None:
+        """Evict by another policy from now on. The tree is empty."""
+        self._use(policy)
+        self.idle = []
 
     def _is_idle_leaf(self, node: Node) -> bool:
         return node.refs == 0 and not node.children and node.parent is not None
