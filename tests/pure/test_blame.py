@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,12 +24,18 @@ from sgl_lab.contracts.events import (
 from sgl_lab.contracts.ids import ExprId, ForkId, RequestId, RunId
 from sgl_lab.contracts.port import ScoreJob, ScoreOutput, TokenLogprob, Usage
 from sgl_lab.contracts.spans import Block, Content
+from sgl_lab.magics.line import run_line
+from sgl_lab.magics.options import OptionError
+from sgl_lab.magics.session import Session
+from sgl_lab.trace import Record
 from sgl_lab.viz.draw import blame as draw
 from sgl_lab.viz.explain.attribution.blame import ALONE_MOST, Blame, blame
 from sgl_lab.viz.explain.attribution.fit import ALPHA, random_masks, rank_correlation, sparse_weights
 from sgl_lab.viz.explain.attribution.pieces import pieces
 from sgl_lab.viz.views.asked import Asked, Cell, asked, with_markup
-from sgl_lab.viz.views.inspection import Inspection
+from sgl_lab.viz.views.inspection import Inspection, inspections
+
+from .poisoned import poisoned
 
 ROOT, CHILD, REQUEST = ForkId(1), ForkId(2), RequestId(7)
 
@@ -300,3 +307,28 @@ def test_random_ablations_are_different_new_and_those_of_few_pieces_end() -> Non
     assert len(set(many)) == 64
     assert not any(mask[0] for mask in many)
     assert 0.4 < np.mean([mask[1:] for mask in many]) < 0.6
+
+
+# ---------------------------------------------------------------- bad input
+
+
+def test_a_wrong_word_a_lost_model_and_an_empty_run_are_one_line_each() -> None:
+    record = poisoned("word")[1]
+    session, shell = Session(), SimpleNamespace(user_ns={})
+
+    def refused(line: str) -> str:
+        with pytest.raises(OptionError) as caught:
+            run_line(shell, session, line)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert "nothing has run yet" in refused("blame answer")
+    session.last = record
+    name = inspections(record.entries)[0].name
+    for command in ("blame", "attention"):
+        assert "unknown gen, select or fork of" in refused(f"{command} nothing-of-that-name")
+        assert "is gone" in refused(f"{command} '{name}'")
+    assert "did you mean 'sentence'?" in refused("blame x --by sentense")
+    assert "--seed cannot be '-1'" in refused("blame x --seed=-1")
+    session.last = Record(RunId(77), entries=entries(ForkOpened(RunId(77), ROOT, None, 0, "s")))
+    assert "sent no request to the model" in refused("blame x")
