@@ -140,6 +140,7 @@ def main() -> None:
             found.append(one)
             checks += [(jobs, outputs)] if len(checks) < options.check else []
             n_first += is_first(one, question)
+            print(f"{len(found)} answered right, {n_first} found first", end="\r", flush=True)
     print(f"{n_asked} prompts asked, {len(found)} answered right; the planted sentence is first in {n_first} ({n_first / len(found):.0%})")
     computed, naive = sum(one.n_computed for one in found), sum(one.n_naive for one in found)
     n_scored = sum(one.n_scored for one in found)
