@@ -1,15 +1,15 @@
 """Speculative decoding on and off, in turns, and what its gate learned of this machine.
 
-    python benchmarks/drafts.py [--loads W1 W2 W3 W4 single] [--reps 5] [--minutes 9] [--model smollm2] [--dtype int4]
+    python benchmarks/drafts.py [--loads W1 W2 W3 W4 single] [--reps 5] [--minutes 9] [--model smollm2]
 
-The loads are those of `peers.py`, and `single`: one row, 64 tokens after a prompt of 128. Two labs of the same model lie in one process: one as by default,
-one without drafts. Each load runs once on both to warm up. In each repetition both run the same new
-text, and the one that goes first changes. The ratio is the median of the repetitions' own ratios, so
-that a slow moment of the machine touches both; the noise is half of the range of the middle half of
-those ratios. Above 1.02 the default would be worse than drafts off by more than 2 %, and it counts as
-a miss if it is above by more than the noise. W1 scores answers and generates nothing, so its ratio
-is the noise of this machine. Each load gets an equal share of `--minutes`: it ends with at least two
-repetitions, and says how many they were.
+The loads are those of `peers.py`, and `single`: one row, 64 tokens after a prompt of 128. Two labs of
+the same model lie in one process: one as by default, one without drafts. Each load runs once on both
+to warm up. In each repetition both run the same new text, and the one that goes first changes. The
+ratio is the median of the repetitions' own ratios, so that a slow moment of the machine touches
+both; the noise is half of the range of the middle half of those ratios. Above 1.02 the default would
+be worse than drafts off by more than 2 %, and it counts as a miss if it is above by more than the
+noise. W1 scores answers and generates nothing, so its ratio is the noise of this machine. Each load
+gets an equal share of `--minutes`: it ends with at least two repetitions, and says how many.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sgl_lab.engine.files import store
 from sgl_lab.engine.text.found import tokenizer_at
 from sgl_lab.session import BUILT_IN
 
-LOADS = {"W1": "W1", "W2": "W2", "W3": "W3", "W4": "W4", "single": "decode, batch 1"}
+LOADS = {"W1": "W1", "W2": "W2", "W3": "W3", "W4": "W4", "single": "decode 1"}
 """as they are named in `engines/make.py`"""
 MOST = 1.02
 LEAST = 2
