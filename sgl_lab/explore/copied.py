@@ -13,7 +13,7 @@ WIDTH = 100
 """columns of a line, where it can be broken"""
 
 
-def cell_of(said: Sequence[Expr], about: BranchChanged, options: str = "") -> str:
+def cell_of(beginning: Sequence[Expr], about: BranchChanged, options: str = "") -> str:
     """A `%%sgl` cell: a line a turn. Its state has the branch's label as name."""
     name = re.sub(r"\W+", "_", about.label).strip("_")
     name = name if name.isidentifier() else f"branch_{about.branch}"
@@ -21,7 +21,7 @@ def cell_of(said: Sequence[Expr], about: BranchChanged, options: str = "") -> st
     lines: list[str] = []
     turn: list[str] = []
     role = ""
-    for part in said:
+    for part in beginning:
         match part:
             case RoleBegin(role):
                 turn = []

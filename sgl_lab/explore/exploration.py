@@ -47,7 +47,7 @@ class Branch:
     """One way that the text goes on."""
 
     about: BranchChanged
-    said: tuple[Expr, ...]
+    beginning: tuple[Expr, ...]
     """its program up to the gen"""
     gen: Gen
     state: ProgramState
@@ -61,7 +61,7 @@ class Branch:
 class Edited:
     """A prompt with one piece edited, before anything runs."""
 
-    said: tuple[Expr, ...]
+    beginning: tuple[Expr, ...]
     prompt: tuple[int, ...]
     n_same: int
     """leading tokens that the prompt before the edit has too"""
@@ -176,15 +176,15 @@ class Exploration:
             raise BadArgument(
                 f"piece {piece} of the prompt is no text of the program", hint=f"one of {', '.join(map(str, places)) or 'none'}"
             )
-        said = list(self._saying.said)
-        said[places[piece]] = Text(text)
-        prompt = prompt_of(self._backend, said)
+        beginning = list(self._saying.beginning)
+        beginning[places[piece]] = Text(text)
+        prompt = prompt_of(self._backend, beginning)
         n_cached = self.lab.snapshot().n_cached(self.lab.card.namespace, prompt)
-        return Edited(tuple(said), prompt, n_common(prompt, self._saying.prompt), min(n_cached, len(prompt) - 1))
+        return Edited(tuple(beginning), prompt, n_common(prompt, self._saying.prompt), min(n_cached, len(prompt) - 1))
 
     def edit(self, piece: int, text: str) -> Branch:
         """Run the edited prompt."""
-        return self._run(0, "edit", [()], self.temperature, self.edited(piece, text).said, piece, text)[0]
+        return self._run(0, "edit", [()], self.temperature, self.edited(piece, text).beginning, piece, text)[0]
 
     def stop(self) -> None:
         """Stop the branches that run. What they have so far is kept."""
@@ -225,7 +225,7 @@ class Exploration:
         found = self._branch(branch)
         drawn = tuple(cell.token for cell in self._cells(branch)[len(found.about.forced) :])
         again = found.gen if self.lab.card.capabilities.deterministic or not drawn else TokenIds(drawn)
-        return cell_of((*found.said, again), found.about, options)
+        return cell_of((*found.beginning, again), found.about, options)
 
     # ------------------------------------------------------------ reading
 
@@ -277,7 +277,7 @@ class Exploration:
         how: str,
         forced: Sequence[tuple[int, ...]],
         temperature: float,
-        said: tuple[Expr, ...] | None = None,
+        beginning: tuple[Expr, ...] | None = None,
         piece: int | None = None,
         text: str = "",
     ) -> list[Branch]:
@@ -287,15 +287,15 @@ class Exploration:
             raise EngineStopped("the model of this exploration is gone", hint="load it, and explore the run again")
         if self.record.n_bytes > MAX_BYTES:
             raise ProgramError("the record of this exploration is full", hint="explore a branch that you keep, in a new one")
-        if said is None:  # a branch of an edited prompt has that prompt
-            said = self._branch(parent).said if parent else self._saying.said
-            said = tuple(said[: self._n_prompt(parent)])
-        made = [self._begin(parent, how, ids, temperature, said, piece, text) for ids in forced]
+        if beginning is None:  # a branch of an edited prompt has that prompt
+            beginning = self._branch(parent).beginning if parent else self._saying.beginning
+            beginning = tuple(beginning[: self._n_prompt(parent)])
+        made = [self._begin(parent, how, ids, temperature, beginning, piece, text) for ids in forced]
         with self._lock:
             self._undo.append(tuple(replace(branch.about, is_deleted=True) for branch in made))
         with self._backend.at_once():
             for branch in made:
-                branch.state.append_expression(Concat((*branch.said, branch.gen, *_ending(branch.said))))
+                branch.state.append_expression(Concat((*branch.beginning, branch.gen, *_ending(branch.beginning))))
         try:
             for branch in made:
                 branch.state.finish()
@@ -308,7 +308,7 @@ class Exploration:
         return made
 
     def _begin(
-        self, parent: int, how: str, forced: tuple[int, ...], temperature: float, said: tuple[Expr, ...], piece: int | None, text: str
+        self, parent: int, how: str, forced: tuple[int, ...], temperature: float, beginning: tuple[Expr, ...], piece: int | None, text: str
     ) -> Branch:
         with self._lock:
             number = len(self.branches) + 1
@@ -320,12 +320,12 @@ class Exploration:
             )
             most = self.max_tokens or max(LEAST, self._limit - len(forced))
             room = self.lab.card.context - len(self._saying.prompt) - len(forced) - 1
-            stop = () if role_after(said) else chat_of(self._backend, self.lab.card).stop
+            stop = () if role_after(beginning) else chat_of(self._backend, self.lab.card).stop
             generates = gen(
                 self.name, max_tokens=max(1, min(most, room)), temperature=temperature, seed=seed, stop=stop or None, heal=False
             )
             assert isinstance(generates, Gen)
-            branch = Branch(about, (*said, *([TokenIds(forced)] if forced else [])), generates, state)
+            branch = Branch(about, (*beginning, *([TokenIds(forced)] if forced else [])), generates, state)
             self.branches[number] = branch
             self.lab.emit(about)
             return branch
@@ -333,9 +333,9 @@ class Exploration:
     def _n_prompt(self, parent: int) -> int:
         """How many parts of a branch's program stand before its answer."""
         if not parent:
-            return len(self._saying.said)
+            return len(self._saying.beginning)
         found = self._branch(parent)
-        return len(found.said) - bool(found.about.forced)
+        return len(found.beginning) - bool(found.about.forced)
 
     def _set(self, branch: int, **changes: object) -> None:
         self._check_open()
@@ -369,9 +369,9 @@ class Exploration:
 _DEFAULTS = SamplingParams(**given({"top_logprobs_num": ALTERNATIVES}))
 
 
-def _ending(said: Sequence[Expr]) -> list[Expr]:
+def _ending(beginning: Sequence[Expr]) -> list[Expr]:
     """The end of the turn that is open after them."""
-    role = role_after(said)
+    role = role_after(beginning)
     return [RoleEnd(role)] if role else []
 
 

@@ -28,9 +28,9 @@ class _Mark(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Saying:
-    """A program up to a gen. `said[index]` says `pieces[n]` for each (n, index) of `literals`."""
+    """A program up to a gen. `beginning[index]` says `pieces[n]` for each (n, index) of `literals`."""
 
-    said: tuple[Expr, ...]
+    beginning: tuple[Expr, ...]
     prompt: tuple[int, ...]
     pieces: tuple[PromptPiece, ...]
     literals: tuple[tuple[int, int], ...]
@@ -39,13 +39,13 @@ class Saying:
     @property
     def open_role(self) -> str:
         """The role of the turn that the gen is in; empty outside of turns."""
-        return role_after(self.said)
+        return role_after(self.beginning)
 
 
-def role_after(said: Iterable[Expr]) -> str:
+def role_after(beginning: Iterable[Expr]) -> str:
     """The role that is open after them; empty for none."""
     role = ""
-    for part in said:
+    for part in beginning:
         role = part.role if isinstance(part, RoleBegin) else "" if isinstance(part, RoleEnd) else role
     return role
 
@@ -62,10 +62,10 @@ def saying(entries: Iterable[Entry], request: RequestId, backend: Backend) -> Sa
     return Saying((TokenIds(prompt),), prompt, (whole,), ())
 
 
-def prompt_of(backend: Backend, said: Iterable[Expr]) -> tuple[int, ...]:
+def prompt_of(backend: Backend, beginning: Iterable[Expr]) -> tuple[int, ...]:
     """The tokens that this beginning of a program becomes. ProgramError if there are none."""
     transcript = Transcript(backend, chat_of(backend, backend.describe()), lambda *_: None)
-    for part in said:
+    for part in beginning:
         match part:
             case RoleBegin(role):
                 transcript.begin(role)
@@ -108,7 +108,7 @@ def _in_turns(marks: Sequence[_Mark], role: str, backend: Backend) -> list[Expr]
     """The marks as a program. With `role`, text outside of turns is the template's; without, the
     program's own.
     """
-    said: list[Expr] = []
+    beginning: list[Expr] = []
     open_role, is_after_template = "", False
     for (is_text, of), group in groupby(marks, key=lambda mark: (mark.kind == "text", mark.role)):
         ids = tuple(mark.token for mark in group)
@@ -116,53 +116,53 @@ def _in_turns(marks: Sequence[_Mark], role: str, backend: Backend) -> list[Expr]
             is_after_template = True
             continue
         if of != open_role or is_after_template:
-            said += [*([RoleEnd(open_role)] if open_role else []), *([RoleBegin(of)] if of else [])]
+            beginning += [*([RoleEnd(open_role)] if open_role else []), *([RoleBegin(of)] if of else [])]
         open_role, is_after_template = of, False
-        said.append(Text(backend.decode(ids)) if is_text else TokenIds(ids))
+        beginning.append(Text(backend.decode(ids)) if is_text else TokenIds(ids))
     if role and (is_after_template or open_role != role):
-        said += [*([RoleEnd(open_role)] if open_role else []), RoleBegin(role)]
-    return said
+        beginning += [*([RoleEnd(open_role)] if open_role else []), RoleBegin(role)]
+    return beginning
 
 
-def _exact(said: list[Expr], prompt: tuple[int, ...], backend: Backend) -> Saying | None:
+def _exact(beginning: list[Expr], prompt: tuple[int, ...], backend: Backend) -> Saying | None:
     """The program with its pieces, if it says exactly these tokens. The end of a text that the gen
     was to draw again is left out.
     """
-    found = _said(said, backend)
-    if found[: len(prompt)] == prompt and len(found) > len(prompt) and isinstance(last := said[-1], Text):
+    found = _tokens_of(beginning, backend)
+    if found[: len(prompt)] == prompt and len(found) > len(prompt) and isinstance(last := beginning[-1], Text):
         rest = backend.decode(found[len(prompt) :])
         if rest and last.text.endswith(rest):
-            said = [*said[:-1], *([Text(last.text[: -len(rest)])] if last.text != rest else [])]
-            found = _said(said, backend)
+            beginning = [*beginning[:-1], *([Text(last.text[: -len(rest)])] if last.text != rest else [])]
+            found = _tokens_of(beginning, backend)
     if found != prompt:
         return None
     pieces, literals, at = list[PromptPiece](), list[tuple[int, int]](), 0
-    for index, first, end in _places(said, backend):
+    for index, first, end in _places(beginning, backend):
         if first > at:
             pieces.append(PromptPiece(at, first - at, "", "template"))
-        if is_text := isinstance(said[index], Text):
+        if is_text := isinstance(beginning[index], Text):
             literals.append((len(pieces), index))
         at = max(at, first)
-        pieces.append(PromptPiece(at, end - at, role_after(said[:index]), "text" if is_text else "ids"))
+        pieces.append(PromptPiece(at, end - at, role_after(beginning[:index]), "text" if is_text else "ids"))
         at = end
     if at < len(prompt):
         pieces.append(PromptPiece(at, len(prompt) - at, "", "template"))
-    return Saying(tuple(said), prompt, tuple(pieces), tuple(literals))
+    return Saying(tuple(beginning), prompt, tuple(pieces), tuple(literals))
 
 
-def _said(said: Sequence[Expr], backend: Backend) -> tuple[int, ...]:
+def _tokens_of(beginning: Sequence[Expr], backend: Backend) -> tuple[int, ...]:
     try:
-        return prompt_of(backend, said)
+        return prompt_of(backend, beginning)
     except SglError:  # a template that refuses these turns
         return ()
 
 
-def _places(said: Sequence[Expr], backend: Backend) -> Iterator[tuple[int, int, int]]:
+def _places(beginning: Sequence[Expr], backend: Backend) -> Iterator[tuple[int, int, int]]:
     """(index, first token, token after the last) of each text and of the ids."""
     placed: list[tuple[int, str]] = []
     chat = chat_of(backend, backend.describe())
     transcript = Transcript(backend, chat, lambda start, piece, _: placed.append((start, piece.role)))
-    for index, part in enumerate(said):
+    for index, part in enumerate(beginning):
         placed.clear()
         match part:
             case RoleBegin(role):
