@@ -138,6 +138,26 @@ def test_a_program_looks_twice_and_the_second_look_is_cached(tmp_path: Path) -> 
     assert second >= 12 * (N + 2)  # 4 by 3 tiles, and the whole
 
 
+def test_a_chat_is_the_text_of_the_models_own_template(tmp_path: Path) -> None:
+    from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_string
+
+    write_idefics(tmp_path, **SMOL)
+    template = (
+        "{% for m in messages %}{{m['role'] | capitalize}}{% if m['content'][0]['type'] == 'image' %}:{% else %}: {% endif %}"
+        "{% for part in m['content'] %}{% if part['type'] == 'text' %}{{part['text']}}{% else %}<image>{% endif %}{% endfor %}"
+        "{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
+    )
+    (tmp_path / "chat_template.jinja").write_text(template)
+    with sgl.Lab(tmp_path, dtype="float32", cache_tokens=512) as lab:
+        s = sgl.start(lab.backend)
+        s += sgl.user(sgl.image(png(20, 95)) + "what?") + sgl.assistant(sgl.gen("a", max_tokens=2, ignore_eos=True, temperature=0))
+        n_prompt = s.get_meta_info("a")["prompt_tokens"]
+        assert s.text().startswith("User:\ufffcwhat?Assistant:")
+    picture = get_image_prompt_string(4, 1, N, "<fake_token_around_image>", "<image>", "<global-img>")
+    whole = tokenizers.Tokenizer.from_str(json.dumps(WORDS)).encode(f"User:{picture}what?Assistant:").ids
+    assert n_prompt == len(whole)
+
+
 BAD: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "tower": ({"vision_config": VISION | {"model_type": "clip_vision_model"}}, {}, "clip_vision_model"),
     "width": ({"vision_config": VISION | {"hidden_size": 10**9}}, {}, "hidden_size"),

@@ -19,11 +19,13 @@ import jinja2
 from ...contracts.errors import BadArgument, ModelError
 from ...contracts.port import Message, Segment
 from ...contracts.prefixes import nearest
+from ...contracts.spans import OBJECT
 from . import sandbox
 from .locality import Locality, locality_of
 
 Turn: TypeAlias = "dict[str, object]"
 
+_OBJECTS = re.compile(f"({OBJECT})")
 _MAX_SOURCE = 1 << 17
 """characters of a template"""
 _MAX_RECENT = 32
@@ -56,7 +58,30 @@ class ChatTemplate:
         """The text that transformers' apply_chat_template returns. BadArgument, with the template's
         own message, if it refuses.
         """
-        return self.rendered([{"role": message.role, "content": message.content} for message in messages], add_generation_prompt)
+        contents = [parts_of(message.content) if self._takes_parts else message.content for message in messages]
+        turns: list[Turn] = [{"role": message.role, "content": given} for message, given in zip(messages, contents, strict=True)]
+        return self.rendered(turns, add_generation_prompt)
+
+    @cached_property
+    def _takes_parts(self) -> bool:
+        """Whether it drops a content that is a text, and takes a list of parts (text, images)."""
+        mark = _Marks().spell(0)
+        return not self._keeps(mark, mark) and self._keeps(parts_of(mark), mark)
+
+    def _keeps(self, content: object, mark: str) -> bool:
+        try:
+            return mark in self.rendered([{"role": "user", "content": content}], True)
+        except (BadArgument, ModelError):
+            return False
+
+    @cached_property
+    def _image(self) -> str:
+        """What a template that takes parts writes for an image: a special token that no text has."""
+        plain, shown = ({*self._special.findall(self.render([Message("user", text)], True))} for text in ("a", OBJECT + "a"))
+        found = sorted(shown - plain, key=lambda token: ("image" not in token, token))
+        if not found:
+            raise ModelError("the model's chat template writes no special token for an image")
+        return found[0]
 
     def rendered(self, chat: Sequence[Turn], add_generation_prompt: bool, tools: Sequence[Turn] | None = None) -> str:
         """The same of turns as a template takes them, which may have more than a role and a content, and
@@ -80,6 +105,8 @@ class ChatTemplate:
         If a conversation continues one that was rendered recently, and the template allows it, only
         its beginning and end are rendered.
         """
+        if self._takes_parts and (n_images := sum(message.content.count(OBJECT) for message in messages)):
+            return self._shown(messages, add_generation_prompt, n_images)
         given = tuple(messages)
         known = [one for one in reversed(tuple(self._recent)) if one.opens == add_generation_prompt]
         n_same, earlier = nearest(known, attrgetter("messages"), given)
@@ -130,6 +157,28 @@ class ChatTemplate:
         except (BadArgument, ModelError):
             return None
 
+    def _shown(self, messages: Sequence[Message], add_generation_prompt: bool, n_images: int) -> tuple[Segment, ...]:
+        """Of a template that takes parts: an image stands where the template writes its token."""
+        marks, texts, marked = _Marks(), list[str](), list[Message]()
+        for message in messages:
+            content = ""
+            for piece in filter(None, _OBJECTS.split(message.content)):
+                content += piece if piece == OBJECT else marks.spell(len(texts))
+                texts += [] if piece == OBJECT else [piece]
+            marked.append(Message(message.role, content))
+        whole, parts = self.render(messages, add_generation_prompt), marks.cut(self.render(marked, add_generation_prompt))
+        candidates = (_filled(parts, texts), _filled(parts, [text.strip() for text in texts]))
+        same = (segments for segments in candidates if "".join(segment.text for segment in segments) == whole)
+        segments = next(same, None) or self._guarded(messages, add_generation_prompt)
+        placed: list[Segment] = []
+        for segment in segments:
+            cut = segment.text.split(self._image) if segment.markup else [segment.text]
+            for at, text in enumerate(cut):
+                placed += [Segment(OBJECT, False)] * (at > 0) + [Segment(text, segment.markup)] * bool(text)
+        if (n_placed := sum(segment == Segment(OBJECT, False) for segment in placed)) != n_images:
+            raise ModelError(f"the model's chat template writes {n_placed} images of {n_images}")
+        return tuple(placed)
+
     def _guarded(self, messages: Sequence[Message], add_generation_prompt: bool) -> tuple[Segment, ...]:
         """For templates that rewrite contents: all is markup but the special tokens that a content spells.
 
@@ -144,6 +193,12 @@ class ChatTemplate:
 
         guarded = [Message(message.role, self._special.sub(mark, message.content)) for message in messages]
         return _filled(marks.cut(self.render(guarded, add_generation_prompt)), spelled)
+
+
+def parts_of(content: str) -> list[Turn]:
+    """A content as the parts that templates of models which see take; an image is one character of it."""
+    pieces = [piece for piece in _OBJECTS.split(content) if piece] or [""]
+    return [{"type": "image"} if piece == OBJECT else {"type": "text", "text": piece} for piece in pieces]
 
 
 class Rendered:
