@@ -78,7 +78,7 @@ class ChatTemplate:
     def _image(self) -> str:
         """What a template that takes parts writes for an image: a special token that no text has."""
         plain, shown = ({*self._special.findall(self.render([Message("user", text)], True))} for text in ("a", OBJECT + "a"))
-        found = sorted(shown - plain, key=lambda token: ("image" not in token, token))
+        found: list[str] = sorted(shown - plain, key=lambda token: ("image" not in token, token))
         if not found:
             raise ModelError("the model's chat template writes no special token for an image")
         return found[0]
