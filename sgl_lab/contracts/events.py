@@ -8,7 +8,9 @@ the ring stamps each one on arrival (`Entry`). Negative token ids are positions 
 Events by emitter:
 
     session       CellStarted, CellFinished, ModelLoaded
-    lang          ForkOpened, ExprStarted, ExprAsked, ExprFinished, StreamExtended, ForkJoined
+    cell          GridOpened, RowStarted, RowFinished   (of a cell that runs over data)
+    lang          ForkOpened, ExprStarted, ExprAsked, ExprFinished, StreamExtended, ForkJoined,
+                  Checked
     lang's graphs GraphStarted, NodesEntered    (of a compiled program)
     lang, backend TextArrived, RequestAnswered  (of an engine behind an API: of one that is sent
                   messages the language emits them, of one that is sent tokens the backend)
@@ -66,6 +68,53 @@ class ModelLoaded:
     """longest sequence in tokens"""
 
 
+# ---------------------------------------------------------------- cell
+
+
+@dataclass(frozen=True, slots=True)
+class GridOpened:
+    """The run executes its body for each of some rows: those of one version and one model that have
+    no result yet.
+    """
+
+    run: RunId
+    name: str
+    version: int
+    """of the body under that name, from 1"""
+    key: str
+    """digest of the body, its options and the values that it reads"""
+    model: str
+    n_rows: int
+    n_kept: int
+    """rows whose results of an earlier run still hold"""
+
+
+@dataclass(frozen=True, slots=True)
+class RowStarted:
+    run: RunId
+    row: int
+    """position in the data, from 0"""
+    key: str
+    """digest of the row; of equal rows each has its own"""
+    given: tuple[tuple[str, str], ...]
+    """its columns, and their values as text"""
+    fork: ForkId | None
+    """the root stream of its program; None if the body cannot run"""
+
+
+@dataclass(frozen=True, slots=True)
+class RowFinished:
+    run: RunId
+    row: int
+    status: str
+    """ok, error or stopped"""
+    value: str
+    """of the body's last expression, as text"""
+    message: str
+    line: int
+    """of the cell, where it failed; 0 if that is unknown"""
+
+
 # ---------------------------------------------------------------- lang
 
 
@@ -81,6 +130,8 @@ class ForkOpened:
     index: int
     """position among its siblings, 0-based"""
     label: str
+    within: ForkId | None = None
+    """of a root, the root of the program whose body started this one; None if none did"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +202,26 @@ class StreamExtended:
     """
     healed: tuple[int, ...] = ()
     """tokens that were at `start` until now"""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A program expected something of a value."""
+
+    fork: ForkId
+    """the root stream of the program"""
+    name: str
+    kind: str
+    """truth, equals, contains, regex, schema, predicate or judge"""
+    passed: bool | None
+    """None if the check itself raised"""
+    value: str
+    expected: str
+    message: str
+    """why it did not pass"""
+    line: int
+    judge: ForkId | None = None
+    """the root stream of the program that decided"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -530,6 +601,9 @@ Event = (
     CellStarted
     | CellFinished
     | ModelLoaded
+    | GridOpened
+    | RowStarted
+    | RowFinished
     | ForkOpened
     | ExprStarted
     | ExprAsked
@@ -538,6 +612,7 @@ Event = (
     | ForkJoined
     | GraphStarted
     | NodesEntered
+    | Checked
     | ForksEnded
     | RequestQueued
     | PrefixMatched

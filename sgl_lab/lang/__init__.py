@@ -23,6 +23,6 @@ Layers, the lowest first. A module imports from its own layer and from those bef
     a state             state: `s`, and `start`, which makes the first of a run
     programs            beginning (settings), execution (how a body runs), batch, prefix, program;
                         graph/: a program as a dataflow graph, its executor and its passes
-    the surface         surface: the names that a program is written with
+    the surface         surface: the names that a program is written with; expect: checks of values
     the original's      api, ir, interpreter, backend/
 """

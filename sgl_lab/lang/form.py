@@ -62,7 +62,7 @@ def read(name: object, form: Form, text: str, meta: Mapping[str, object]) -> obj
         except (ValueError, RecursionError) as error:
             if not isinstance(stop, str):
                 satisfied = f"{name!r} is {text!r:.80}, which satisfies its {form.constraint.kind}"
-                raise InvalidValue(f"{satisfied}, but the type rejects it: {_in_a_line(error)}") from error
+                raise InvalidValue(f"{satisfied}, but the type rejects it: {in_a_line(error)}") from error
     n_tokens = f"after {meta['completion_tokens']} tokens"
     if meta["finish_reason"] == "length":
         why, hint = f"it ran out of tokens {n_tokens}", "raise max_tokens; the partial text is the error's .text"
@@ -87,11 +87,11 @@ def read_as(value: object, type_: object, name: object) -> object:
         return adapter.validate_python(value)
     except ValueError as error:
         raise InvalidValue(
-            f"{name!r} is {value!r:.80}, which is not a valid {getattr(type_, '__name__', type_)}: {_in_a_line(error)}"
+            f"{name!r} is {value!r:.80}, which is not a valid {getattr(type_, '__name__', type_)}: {in_a_line(error)}"
         ) from error
 
 
-def _in_a_line(error: Exception) -> str:
+def in_a_line(error: Exception) -> str:
     """The error's message on one line; pydantic uses several lines and a URL."""
     from pydantic import ValidationError
 

@@ -146,8 +146,11 @@ class Run:
         self._nested: weakref.WeakSet[Run] = weakref.WeakSet()
         self._threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
         """threads of batches that its body started"""
+        self.within: ForkId | None = None
+        """the root stream of the program whose body started this one"""
         if outer := current_run():
             self.check = outer.check
+            self.within = outer.streams[0].id if outer.streams else None
             with outer.lock:
                 outer._nested.add(self)
                 self.stopped = outer.stopped

@@ -223,4 +223,5 @@ class Stream(StrandBase):
     def _begin(self) -> None:
         self._has_begun = True
         parent = self.parent.id if self.parent else None
-        self.run.emit(ForkOpened(self.run.id, self.id, parent, self.index, self.label))
+        within = self.run.within if self.parent is None else None
+        self.run.emit(ForkOpened(self.run.id, self.id, parent, self.index, self.label, within))

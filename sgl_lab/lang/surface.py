@@ -16,6 +16,7 @@ from .choices import (
     unconditional_likelihood_normalized,
 )
 from .default import flush_cache, get_server_info, set_default_backend
+from .expect import expect
 from .expressions import Concat, Expr, Gen, Image, RoleBegin, RoleEnd, Select, SeparateReasoning, TokenIds, as_expr, requests_in
 from .form import FORMS
 from .global_config import global_config
@@ -48,6 +49,7 @@ __all__ = [
     "bound",
     "cond",
     "describe_tools",
+    "expect",
     "flush_cache",
     "function",
     "gen",
@@ -83,6 +85,7 @@ SURFACE = (
     "assistant",
     "assistant_begin",
     "assistant_end",
+    "expect",
     "function",
     "gen",
     "gen_int",

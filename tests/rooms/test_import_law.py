@@ -65,7 +65,7 @@ INSIDE_LANG = (
     "access shown tail group executor",
     "state",
     "beginning execution batch graph prefix program",
-    "surface",
+    "expect surface",
     "api ir interpreter backend",
 )
 """Its layers, the lowest first: a module imports from its own layer and those below. The last are names of the original's."""
