@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import partial
+from typing import Protocol
 
 from ..contracts.errors import BadArgument
 from .execution import Execution
@@ -29,6 +30,17 @@ LEAVE_S = 0.3
 Begin = Callable[[], Execution]
 """Creates the execution of one item."""
 Outcome = ProgramState | Exception
+
+
+class Bar(Protocol):
+    """What shows the progress of a batch. The thread that waits calls it, several times a second."""
+
+    def show(self, futures: Sequence[Future[Outcome]]) -> None: ...
+
+    def step_aside(self) -> None:
+        """A result is handed out: its receiver may print."""
+
+    def close(self) -> None: ...
 
 
 def checked_width(num_threads: object) -> int:
@@ -84,14 +96,21 @@ def _has_failed(future: Future[Outcome]) -> bool:
 
 
 def run_all(
-    items: Sequence[Begin], is_async: bool, n_open: int, *, progress_bar: bool, generator_style: bool, return_exceptions: bool
+    items: Sequence[Begin],
+    is_async: bool,
+    n_open: int,
+    *,
+    progress_bar: bool,
+    generator_style: bool,
+    return_exceptions: bool,
+    bar: Bar | None = None,
 ) -> Iterator[Outcome]:
     """Each item's state, in order, as soon as it and those before it are done. If it is abandoned
-    or interrupted, it cancels the running items.
+    or interrupted, it cancels the running items. A `bar` takes the place of the bar of text.
 
     Nothing starts before the first state is requested.
     """
-    batch = _Batch(items, is_async, n_open, _Bar(len(items), is_shown=progress_bar, steps_aside=generator_style))
+    batch = _Batch(items, is_async, n_open, bar or _Bar(len(items), is_shown=progress_bar, steps_aside=generator_style))
     try:
         try:
             for _ in items:
@@ -113,7 +132,7 @@ def run_all(
 class _Batch:
     """The runs of one batch. `end` ends everything that has started; a second call does nothing."""
 
-    def __init__(self, items: Sequence[Begin], is_async: bool, n_open: int, bar: _Bar) -> None:
+    def __init__(self, items: Sequence[Begin], is_async: bool, n_open: int, bar: Bar) -> None:
         self.results: list[Outcome] = []
         self._states: list[ProgramState] = []
         self._n_items = len(items)

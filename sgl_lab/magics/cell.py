@@ -8,15 +8,19 @@ there; the kernel's loop stands still meanwhile, as during any cell that compute
 from __future__ import annotations
 
 import ast
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from textwrap import indent
 
+from ..contracts.events import Checked
+from ..contracts.legible import clipped
 from ..lang import surface
 from ..lang.program import SglFunction
 from ..lang.state import state_here
 from ..trace.files import check_ours, check_place
-from ..trace.record import MARK
+from ..trace.record import MARK, Record
+from ..viz.draw.numbers import counted
 from . import body as bodies
 from .cell_view import CellView
 from .errors import as_cell_syntax_error, outer_filename, show_source
@@ -30,6 +34,8 @@ from .session import Session
 from .shell import Shell
 
 WORDS = "__sgl_words__"
+MAX_TOLD = 10
+"""failed checks of a cell that are printed"""
 STATE_WORDS = {"fork": "s.fork", "var_scope": "s.var_scope"}
 """Names of a body that stand for a method of its state."""
 LANGUAGE = frozenset({*surface.SURFACE, *STATE_WORDS, "s"})
@@ -56,6 +62,8 @@ def run_cell(shell: Shell, session: Session, line: str, body: str) -> object:
         code = bodies.compile_cell(source, filename, LANGUAGE, keeps_last=options.capture is not None or not is_silenced)
     except SyntaxError as error:
         raise as_cell_syntax_error(shell, error) from None
+    if options.over is not None and options.view is None:
+        options = replace(options, view=())
     options = session.settings.over(options)
     if options.save is not None:
         check_place(Path(options.save).expanduser())
@@ -68,6 +76,11 @@ def run_cell(shell: Shell, session: Session, line: str, body: str) -> object:
     with session.interrupts.watched(whatever_handler=True):
         if options.interact:
             _interact(session, cell)
+            return None
+        if options.over is not None:
+            from .over.run import run_over
+
+            run_over(session, cell, LANGUAGE)
             return None
         result = cell.in_background(session) if options.bg else _run(session, cell)
     if options.capture is not None:
@@ -91,12 +104,27 @@ def _run(session: Session, cell: Cell) -> object:
         if options.out is not None:
             shell.user_ns[options.out] = state
             session.names[options.out] = record.run
-        result = cell.finish(state, session.interrupts.check)
+        try:
+            result = cell.finish(state, session.interrupts.check)
+        finally:
+            _tell_checks(record)
     if options.lint is not False:
         from .linting import show_quiet_line
 
         show_quiet_line(shell, session, record)
     return result
+
+
+def _tell_checks(record: Record) -> None:
+    """Print how many checks of the run pass, and one line for each that does not."""
+    checks = [entry.event for entry in record.entries if isinstance(entry.event, Checked)]
+    if not checks:
+        return
+    say(f"sgl: {sum(check.passed is True for check in checks):,} of {counted(len(checks), 'check')} pass")
+    for check in [check for check in checks if check.passed is not True][:MAX_TOLD]:
+        why = check.message or (f"expected {clipped(check.expected, 60)}" if check.expected else "it is not true")
+        raised = "raised " if check.passed is None else ""
+        say(f"sgl: line {check.line}: {clipped(check.name, 60)}: {raised}{why}; the value is {clipped(check.value, 80)!r}")
 
 
 def _interact(session: Session, cell: Cell) -> None:

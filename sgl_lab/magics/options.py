@@ -82,6 +82,11 @@ class CellOptions:
     interact: tuple[Control, ...] = ()
     save: str | None = None
     force: bool = False
+    over: str | None = None
+    """a variable or a file with rows"""
+    as_name: str | None = None
+    """of the grid"""
+    fresh: bool = False
     define: str | None = None
     """the signature after --def, such as `tip(topic, k=3)`"""
 
@@ -123,9 +128,16 @@ def _device(text: str) -> str:
     return text
 
 
+def _grid(text: str) -> str:
+    if text.startswith("-") or not text.isprintable():
+        raise ValueError("a name of printable characters that begins with no hyphen")
+    return text
+
+
 def _backend(text: str) -> str:
     try:
-        parsed(text)
+        for each in text.split(","):
+            parsed(each)
     except BadArgument as error:
         raise OptionError(error.message, hint=error.hint) from None
     return text
@@ -169,7 +181,14 @@ class Option:
 CELL_OPTIONS = (
     Option(("-o", "--out"), "out", _name, "NAME", "keep the program's state under NAME"),
     Option(("-b", "--backend"), "backend", _backend, "NAME", "run on another engine: NAME[:MODEL][@URL]", tuple(KNOWN), default="local"),
-    Option(("-m", "--model"), "model", str, "MODEL", "run on MODEL, as `%sgl model MODEL` would load it", default="smollm2"),
+    Option(
+        ("-m", "--model"),
+        "model",
+        str,
+        "MODEL",
+        "run on MODEL, as `%sgl model MODEL` would load it; several with --over",
+        default="smollm2",
+    ),
     Option(("--device",), "device", _device, "DEVICE", "run on cpu, cuda or cuda:1", ("cpu", "cuda"), default="a GPU if there is one"),
     Option(("--temperature",), "temperature", _number(float, 0), "T", "sampling temperature; 0 takes the likeliest token", default="1.0"),
     Option(("--max-tokens",), "max_tokens", _number(int, 1), "N", "token limit of gens that set none", default="128"),
@@ -183,12 +202,16 @@ CELL_OPTIONS = (
     Option(("--interact",), "interact", str, "x=1..5", "sliders (a..b, a..b:step) and lists ([...]) that rerun the cell"),
     Option(("--save",), "save", str, "FILE", "write the recorded run to FILE, for `%sgl replay`"),
     Option(("--force",), "force", _switch, "", "let --save overwrite a file that sgl_lab did not write"),
+    Option(("--over",), "over", str, "ROWS", "run the body for each row of a list of dicts, a DataFrame, a .csv or a .jsonl file"),
+    Option(("--as",), "as_name", _grid, "NAME", "with --over: keep the results under NAME, a version for each body"),
+    Option(("--fresh",), "fresh", _switch, "", "with --over: compute all rows again, as a new version"),
     Option(("--def",), "define", str, "NAME(args)", "make the body a function instead of running it"),
 )
 _OUT = CELL_OPTIONS[0]
 SETTINGS = {option.field: option for option in CELL_OPTIONS if option.default}
 """Options that can be set for all cells, by their names there."""
 
+_NOT_OVER = {"bg": "--bg", "interact": "--interact", "capture": "`<<`"}
 MAX_VALUES = 1_000
 """values of one control"""
 _CONTROLLABLE = ("temperature", "max_tokens", "seed")
@@ -354,6 +377,13 @@ def parse_cell(line: str) -> CellOptions:
         raise OptionError("there is no value to capture: --def only defines a function", hint="leave `<<` out")
     if "force" in given and "save" not in given:
         raise OptionError("--force needs --save", hint="write --save FILE --force")
+    if "over" in given:
+        if wrong := [flag for field, flag in _NOT_OVER.items() if field in given]:
+            raise OptionError(f"--over and {wrong[0]} cannot be combined", hint=f"leave {wrong[0]} out; -o NAME keeps the results")
+    elif alone := [flag for field, flag in (("as_name", "--as"), ("fresh", "--fresh")) if field in given]:
+        raise OptionError(f"{alone[0]} needs --over", hint="write --over ROWS")
+    elif "," in str(given.get("backend", "")):
+        raise OptionError("-b takes one engine", hint="several are columns of a grid, with --over ROWS")
     if controls and "bg" in given:
         raise OptionError("--interact always runs in the background", hint="leave --bg out")
     if moved := [control.name for control in controls if control.name in given]:

@@ -13,7 +13,7 @@ from functools import partial
 from inspect import isfunction
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..contracts.errors import ProgramError
 from ..contracts.params import SamplingParams
@@ -73,9 +73,14 @@ class Cell:
 
         return spending(self.options.budget, "this cell")
 
-    def begin(self, lab: RecordedLab, record: Record, check: Callable[[], None]) -> ProgramState:
-        """The state of a new run."""
+    def begin(
+        self, lab: RecordedLab, record: Record, check: Callable[[], None], label: str = "s", *, alternatives: bool | None = None
+    ) -> ProgramState:
+        """The state of a new program of the run. Alternatives of tokens are recorded if the tokens view
+        shows them, unless `alternatives` decides it.
+        """
         options = self.options
+        records = "tokens" in options.views if alternatives is None else alternatives
         defaults = SamplingParams(
             **given(
                 {
@@ -84,23 +89,28 @@ class Cell:
                     "seed": options.seed,
                     "adapter": options.adapter,
                     # an API may charge for them, or refuse them for a model
-                    "top_logprobs_num": ALTERNATIVES if "tokens" in options.views and lab.card.capabilities.token_ids else None,
+                    "top_logprobs_num": ALTERNATIVES if records and lab.card.capabilities.token_ids else None,
                 }
             )
         )
         backend = lab.backend_for(deterministic=bool(options.deterministic))
-        return start(backend, lab.emit, record.run, defaults, check=check)
+        return start(backend, lab.emit, record.run, defaults, label, check=check)
+
+    def run_body(self, state: ProgramState, names: dict[str, object]) -> Any:
+        """Run the body on `names`. Returns the value of its last expression; a coroutine with it if the
+        body awaits.
+        """
+        helpers = {bodies.APPEND: append, bodies.STATE: state, bodies.HERE: partial(state_here, state)}
+        return self.code.run(names, {**surface.bound(state), **helpers})
 
     def finish(self, state: ProgramState, check: Callable[[], None], names: dict[str, object] | None = None) -> object:
         """Run the body to its end on `names`, by default the notebook's. Returns the value of its
         last expression.
         """
         names = self.shell.user_ns if names is None else names
-        helpers = {bodies.APPEND: append, bodies.STATE: state, bodies.HERE: partial(state_here, state)}
-        words = {**surface.bound(state), **helpers}
         try:
             with state.running():
-                result = self.code.run(names, words)
+                result = self.run_body(state, names)
                 if self.code.awaits:
                     result = drive(result, check)
                 state.finish()

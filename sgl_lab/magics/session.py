@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ..session import Lab
     from ..trace import Record
     from ..viz.explain.attribution.blame import Blame
+    from ..viz.explain.versions import Grid
     from .dashboard import Dashboard
 
 SLICE_S = 0.05
@@ -64,6 +65,8 @@ class Session:
         """what `%sgl blame` found, by run and title of the answer"""
         self.explorers: dict[tuple[RunId, RequestId], Open] = {}
         """explorations by the run and the request of their gen"""
+        self.grids: dict[str, Grid] = {}
+        """results of cells with --over by their names, the latest last"""
         self._noticed: set[str] = set()
         """notices of labs that were printed already"""
 

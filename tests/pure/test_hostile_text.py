@@ -40,7 +40,7 @@ from sgl_lab.trace.files import check_ours, write_whole
 from sgl_lab.trace.record import MARK
 from sgl_lab.viz import bundle
 from sgl_lab.viz.draw import attention as draw_attention
-from sgl_lab.viz.draw import bars, canvas, chart, dataflow, dot, experts, graph, html, page, perfetto, stats, still, text, whatif, workers
+from sgl_lab.viz.draw import bars, canvas, chart, dataflow, dot, experts, graph, grid, html, page, perfetto, stats, still, text, whatif, workers
 from sgl_lab.viz.draw import blame as draw_blame
 from sgl_lab.viz.draw import diff as draw_diff
 from sgl_lab.viz.draw import explore as draw_explore
@@ -51,6 +51,7 @@ from sgl_lab.viz.explain.attention import attention
 from sgl_lab.viz.explain.attribution.blame import Blame, Reading
 from sgl_lab.viz.explain.attribution.pieces import Piece
 from sgl_lab.viz.explain.diff import diff
+from sgl_lab.viz.explain.table import CellPicture, ColumnPicture, GridPicture, RowPicture
 from sgl_lab.viz.explain.why import why
 from sgl_lab.viz.freeze import freeze
 from sgl_lab.viz.lint.finding import Finding
@@ -70,7 +71,7 @@ NO_DRAWINGS = {"escape", "numbers", "outline", "palette", "plan", "state", "stre
 """modules of `draw` that others draw with"""
 TAGS = {"div", "span", "details", "summary", "img", "pre", "table", "tr", "td", "th"}
 SVG_TAGS = {"svg", "title", "style", "rect", "text", "line", "circle", "path", "g"}
-ATTRIBUTES = {"style", "title", "src", "alt", "open", "tabindex", "role", "aria-label"}
+ATTRIBUTES = {"style", "title", "colspan", "src", "alt", "open", "tabindex", "role", "aria-label"}
 BY_FAMILY = {family.__name__: [one.text for one in PAYLOADS if one.family == family.__name__] for family in FAMILIES}
 OTHER_SHAPES = ("spellings", "large")
 """Special tokens have their own style, bytes become characters, and long texts are cut."""
@@ -162,7 +163,12 @@ class Drawn:
             explored.fold(event)
         picture = explored.full()
         behind = [workers.WorkerRow(payload, False, 1, 2, 40, 30, ((payload, 2),))]
+        cells = [
+            self.cell(payload, status, passed) for status, passed in (("ok", False), ("error", False), ("ok", True), ("stopped", None))
+        ]
+        sheet = self.sheet(payload, cells)
         self.pages = {
+            "sheet": grid.still(sheet, notes=[payload]).source,
             "frozen": frozen["text/html"],
             "tokens": "".join(draw_inspection.html(one, last.spell).source for one in every),
             "why": draw_why.html(story, last.spell).source,
@@ -194,6 +200,7 @@ class Drawn:
             "whatif": whatif.picture(served).source,
         }
         self.texts = {
+            "sheet": grid.text(sheet, notes=[payload]),
             "dataflow": dataflow.text(payload, sides, [("pass", ""), (payload, payload)]),
             "frozen": frozen["text/plain"],
             "tokens": "\n".join(draw_inspection.text(one, last.spell) for one in every),
@@ -216,6 +223,42 @@ class Drawn:
             "trace": json.dumps(perfetto.trace(last), ensure_ascii=False),
             "messages": json.dumps(frames(last, last.spell), ensure_ascii=False),
         }
+
+    @staticmethod
+    def cell(payload: str, status: str, passed: bool | None) -> CellPicture:
+        """A row of one version, every text of it hostile."""
+        return {
+            "status": status,
+            "passed": passed,
+            "change": "broken" if passed is False else "",
+            "value": payload,
+            "message": payload,
+            "line": 2,
+            "values": [[payload, payload]],
+            "checks": [[payload, passed, payload, payload]],
+            "parting": (3, payload, payload),
+            "cached": 1,
+            "computed": 2,
+            "generated": 3,
+            "judged": 4,
+            "ms": 5.0,
+            "cost": 0.5,
+            "open": payload,
+        }
+
+    @staticmethod
+    def sheet(payload: str, cells: list[CellPicture | None]) -> GridPicture:
+        share = (1, 2, 0.1, 0.9)
+        column: ColumnPicture = {
+            **{"label": payload, "model": payload, "passes": share, "checks": [(payload, share, 1)] * 2, "currency": payload},
+            **{name: 1 for name in ("done", "errors", "stopped", "missing", "cached", "computed", "generated", "judged", "unpriced")},
+            **{"ms": 5.0, "cost": 0.5, "base": payload, "fixed": 1, "broken": 1, "p": payload},
+        }  # type: ignore[typeddict-item]
+        rows: list[RowPicture] = [
+            {"row": 1, "given": [payload, None], "cells": cells},
+            {"row": 2, "given": [None, None], "cells": [None] * 4},
+        ]
+        return {"name": payload, "fields": [payload, "x"], "columns": [column] * 4, "sentences": [payload], "rows": rows}
 
 
 @cache

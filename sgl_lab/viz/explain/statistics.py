@@ -76,7 +76,9 @@ def in_words(found: Paired, before: str, after: str) -> str:
     if not found.n_fixed and not found.n_broken:
         return f"{after} passes the same of {found.n_rows:,} {rows} as {before}"
     did = [f"fixes {found.n_fixed:,} {'row' if found.n_fixed == 1 else 'rows'} of {before}"] * (found.n_fixed > 0)
-    did += [f"breaks {found.n_broken:,}" + ("" if did else f" {'row' if found.n_broken == 1 else 'rows'} of {before}")] * (found.n_broken > 0)
+    did += [f"breaks {found.n_broken:,}" + ("" if did else f" {'row' if found.n_broken == 1 else 'rows'} of {before}")] * (
+        found.n_broken > 0
+    )
     better = found.n_fixed > found.n_broken
     if found.n_fixed == found.n_broken:
         verdict = "no difference is shown"

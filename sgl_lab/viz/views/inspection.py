@@ -17,6 +17,7 @@ from ...contracts.events import (
     RequestAnswered,
     RequestFinished,
     RequestQueued,
+    RowStarted,
     Sample,
     StreamExtended,
     TextArrived,
@@ -24,6 +25,7 @@ from ...contracts.events import (
 )
 from ...contracts.ids import ExprId, ForkId, RequestId
 from .experts import ExpertsView, Routes
+from .names import row_title
 
 STEP = " › "
 
@@ -80,6 +82,13 @@ def inspections(entries: Iterable[Entry]) -> tuple[Inspection, ...]:
     for entry in entries:
         experts.fold(entry)
         match entry.event:
+            case RowStarted(row=row, fork=fork) if fork is not None:
+                paths[fork] = f"{row_title(row)}{STEP}"
+            case ForkOpened(fork=fork, parent=None) if fork in paths:
+                n_programs += 1
+            case ForkOpened(fork=fork, parent=None, label=label, within=within) if within is not None and paths.get(within):
+                n_programs += 1
+                paths[fork] = f"{paths[within]}{label}{STEP}"
             case ForkOpened(fork=fork, parent=None):
                 n_programs += 1
                 paths[fork] = "" if n_programs == 1 else f"program {n_programs}{STEP}"
