@@ -50,7 +50,7 @@ def facts(column: ColumnPicture) -> list[str]:
         found.append(f"{brief(column['judged'])} computed by judges")
     found.append(f"{seconds(column['ms'] / column['done'])} a row" if column["done"] else "no time")
     if column["currency"]:
-        found.append(money(column["cost"], column["currency"], column["unpriced"]))
+        found.append(money(column["cost"], clipped(column["currency"], 12), column["unpriced"]))
     for n, what in ((column["errors"], "error"), (column["stopped"], "row stopped"), (column["missing"], "row not run")):
         if n:
             found.append(counted(n, what) if what == "error" else f"{n:,} {what.replace('row', 'row' if n == 1 else 'rows')}")
