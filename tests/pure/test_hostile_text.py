@@ -51,7 +51,7 @@ from sgl_lab.viz.explain.attention import attention
 from sgl_lab.viz.explain.attribution.blame import Blame, Reading
 from sgl_lab.viz.explain.attribution.pieces import Piece
 from sgl_lab.viz.explain.diff import diff
-from sgl_lab.viz.explain.table import CellPicture, ColumnPicture, GridPicture, RowPicture
+from sgl_lab.viz.explain.table import CellPicture, GridPicture, RowPicture
 from sgl_lab.viz.explain.why import why
 from sgl_lab.viz.freeze import freeze
 from sgl_lab.viz.lint.finding import Finding
@@ -249,11 +249,9 @@ class Drawn:
     @staticmethod
     def sheet(payload: str, cells: list[CellPicture | None]) -> GridPicture:
         share = (1, 2, 0.1, 0.9)
-        column: ColumnPicture = {
-            **{"label": payload, "model": payload, "passes": share, "checks": [(payload, share, 1)] * 2, "currency": payload},
-            **{name: 1 for name in ("done", "errors", "stopped", "missing", "cached", "computed", "generated", "judged", "unpriced")},
-            **{"ms": 5.0, "cost": 0.5, "base": payload, "fixed": 1, "broken": 1, "p": payload},
-        }  # type: ignore[typeddict-item]
+        names = ("done", "errors", "stopped", "missing", "cached", "computed", "generated", "judged", "unpriced", "fixed", "broken", "ms")
+        column: Any = dict.fromkeys(names, 1) | dict.fromkeys(("label", "model", "currency", "base", "p"), payload)
+        column |= {"passes": share, "checks": [(payload, share, 1)] * 2, "cost": 0.5}
         rows: list[RowPicture] = [
             {"row": 1, "given": [payload, None], "cells": cells},
             {"row": 2, "given": [None, None], "cells": [None] * 4},
