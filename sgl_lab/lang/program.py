@@ -196,8 +196,14 @@ class SglFunction:
                     "stream=True returns all states at once", hint="leave progress_bar, generator_style and return_exceptions out"
                 )
             return States(begin_all(items, self.is_async, n_open))
-        shown = {"progress_bar": progress_bar, "generator_style": generator_style, "return_exceptions": return_exceptions}
-        results = run_all(items, self.is_async, n_open, **shown)
+        results = run_all(
+            items,
+            self.is_async,
+            n_open,
+            progress_bar=progress_bar,
+            generator_style=generator_style,
+            return_exceptions=return_exceptions,
+        )
         if generator_style:
             return results
         with INTERRUPTS.watched():

@@ -29,13 +29,14 @@ from sgl_lab.lang import surface
 from sgl_lab.lang.program import SglFunction
 from sgl_lab.magics import body as bodies
 from sgl_lab.magics.cell import LANGUAGE
+from sgl_lab.magics.commands.history import is_called
 from sgl_lab.magics.line import run_line
 from sgl_lab.magics.options import OptionError, parse_cell
 from sgl_lab.magics.over.digest import body_digest, digest
 from sgl_lab.magics.over.files import as_csv, jsonl
 from sgl_lab.magics.over.rows import notes_of_columns, read_rows
 from sgl_lab.magics.over.run import run_over
-from sgl_lab.magics.over.show import results
+from sgl_lab.magics.over.show import opener, results
 from sgl_lab.magics.prepared import Cell
 from sgl_lab.magics.session import Session
 from sgl_lab.trace import read_jsonl, write_jsonl
@@ -46,6 +47,7 @@ from sgl_lab.viz.freeze import LIMIT
 from sgl_lab.viz.grid import frozen, page
 from sgl_lab.viz.views.grid import Cell as GridCell
 from sgl_lab.viz.views.grid import Given, Piece
+from sgl_lab.viz.views.inspection import inspections
 
 from .language import watchdog  # noqa: F401
 
@@ -238,6 +240,15 @@ def test_a_judge_is_counted_apart(counting: Book) -> None:
     assert [cell.generated for cell in cells(grid)] == [4] * 4
     assert all(cell.judged > 0 and list(cell.values) == ["a"] and len(cell.pieces) == 4 for cell in cells(grid))
     assert sum(cell.judged + cell.computed for cell in cells(grid)) == computed(counting, 0)
+
+
+def test_an_open_row_names_the_command_that_opens_its_answer(counting: Book) -> None:
+    grid = counting.run(HASHED, "--over rows", rows=rows_of(2))
+    counting.session.runs = lambda: list(counting.lab.records)  # type: ignore[method-assign]
+    opened = [row["cells"][0] for row in picture(grid, opener(counting.session))["rows"]]
+    assert [cell and cell["open"] for cell in opened] == ['%sgl explore 1 "row 1 > a"', '%sgl explore 1 "row 2 > a"']
+    (found,) = [one for one in inspections(counting.lab.records[0].entries) if is_called(one, "row 2 > a")]
+    assert found.title == "row 2 › a"
 
 
 def test_what_the_body_assigns_stays_in_its_row_and_the_results_are_a_list(book: Book) -> None:

@@ -14,6 +14,7 @@ from types import CodeType, FunctionType
 from ...lang.program import SglFunction
 
 MAX_DEPTH = 12
+_PLAIN = (str, bytes, bool, int, float, complex, list, tuple, dict, set, frozenset)
 
 
 def digest(value: object) -> str:
@@ -89,5 +90,4 @@ def body_digest(source: str, settings: Iterable[tuple[str, object]], names: Mapp
 
 
 def _counts(value: object) -> bool:
-    plain = str | bytes | bool | int | float | complex | list | tuple | dict | set | frozenset
-    return value is None or isinstance(value, plain | SglFunction | FunctionType)
+    return value is None or isinstance(value, (*_PLAIN, SglFunction, FunctionType))

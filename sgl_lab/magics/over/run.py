@@ -192,10 +192,7 @@ class _RowExecution(Execution):
             super().run()
         except BaseException as error:
             raise self._ended(error) from None
-        if (error := self.state.error()) is not None:
-            self._ended(error)
-            return self.state
-        self._ended(None)
+        self._ended(self.state.error())
         return self.state
 
     async def run_async(self) -> ProgramState:

@@ -16,17 +16,19 @@ from ..shell import Shell
 
 
 def opener(session: Session) -> Opens:
-    """The command that opens a row of a grid, if its run is still there."""
-    from ..commands import COMMANDS
-
-    command = "explore" if "explore" in COMMANDS else "tokens"
+    """The command that opens a row of a grid, if its run is still there: its last gen in *explore*, or
+    the tokens of its choices.
+    """
     titles = {record.run: record.title for record in session.runs()}
 
     def opens(cell: Cell) -> str:
         if (title := titles.get(cell.run)) is None:
             return ""
-        word = title.removeprefix("In[").removesuffix("]")
-        return f'%sgl {command} {word} "{cell.where}"' if word.isdecimal() else f'%sgl {command} "{title}" "{cell.where}"'
+        number = title.removeprefix("In[").removesuffix("]")
+        run = number if number.isdecimal() else f'"{title}"'
+        if cell.last_gen and cell.status == "ok":
+            return f'%sgl explore {run} "{cell.where} > {cell.last_gen}"'
+        return f'%sgl tokens {run} "{cell.where}"' if cell.values else ""
 
     return opens
 

@@ -54,6 +54,8 @@ class Cell:
     checks: list[Checked] = field(default_factory=list)
     pieces: list[Piece] = field(default_factory=list)
     """tokens of the answers, in the order of the program"""
+    last_gen: str = ""
+    """name of the last gen"""
     cached: int = 0
     computed: int = 0
     generated: int = 0
@@ -251,6 +253,8 @@ class GridView:
         while name in cell.values:
             name += "'"
         cell.values[name] = answer.value
+        if answer.kind == "gen":
+            cell.last_gen = name
         pieces = answer.pieces if answer.pieces else [(answer.value, None)]
         cell.pieces += pieces[: MAX_PIECES - len(cell.pieces)]
 
