@@ -40,7 +40,24 @@ from sgl_lab.trace.files import check_ours, write_whole
 from sgl_lab.trace.record import MARK
 from sgl_lab.viz import bundle
 from sgl_lab.viz.draw import attention as draw_attention
-from sgl_lab.viz.draw import bars, canvas, chart, dataflow, dot, experts, graph, grid, html, page, perfetto, stats, still, text, whatif, workers
+from sgl_lab.viz.draw import (
+    bars,
+    canvas,
+    chart,
+    dataflow,
+    dot,
+    experts,
+    graph,
+    grid,
+    html,
+    page,
+    perfetto,
+    stats,
+    still,
+    text,
+    whatif,
+    workers,
+)
 from sgl_lab.viz.draw import blame as draw_blame
 from sgl_lab.viz.draw import diff as draw_diff
 from sgl_lab.viz.draw import explore as draw_explore
