@@ -1,4 +1,4 @@
-"""Branches from a recorded gen: what they compute, what a copied cell says, and the trie of what could have been said."""
+"""Branches from a recorded gen: what they compute, what a copied cell gives, and their trie."""
 
 from __future__ import annotations
 

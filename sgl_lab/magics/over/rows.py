@@ -166,7 +166,7 @@ def _table(delimiter: str, file: IO[str], notes: list[str]) -> Iterator[tuple[st
                 continue
             yield f"line {reader.line_num}", dict(zip(head, fields, strict=False))
     except csv.Error as error:
-        # what follows a quote that is never closed cannot be told from it
+        # a quote that is never closed takes in all that follows
         notes.append(f"line {reader.line_num} is not CSV, and nothing is read from there on: {clipped(str(error), 100)}")
 
 

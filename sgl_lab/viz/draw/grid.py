@@ -72,10 +72,10 @@ def still(picture: GridPicture, max_rows: int = MAX_ROWS, note: str = "", notes:
     if note:
         parts.append(tag("div", {"style": f"{css(padding='5px 14px')};{SMALL};{SOFT};{BELOW}"}, note))
     parts.append(tag("div", {"style": f"{css(padding='6px 14px')};{BELOW}"}, _totals(picture)))
-    said = [tag("div", {"style": css(font_weight="500")}, clipped(sentence, 300)) for sentence in picture["sentences"]]
-    said += [tag("div", {"style": f"{SMALL};{SOFT}"}, clipped(each, 300)) for each in notes]
-    if said:
-        parts.append(tag("div", {"style": f"{css(padding='6px 14px')};{BELOW}"}, *said))
+    lines = [tag("div", {"style": css(font_weight="500")}, clipped(sentence, 300)) for sentence in picture["sentences"]]
+    lines += [tag("div", {"style": f"{SMALL};{SOFT}"}, clipped(each, 300)) for each in notes]
+    if lines:
+        parts.append(tag("div", {"style": f"{css(padding='6px 14px')};{BELOW}"}, *lines))
     parts.append(tag("div", {"style": css(padding="6px 14px", overflow_x="auto")}, _rows(picture, picture["rows"][:max_rows])))
     if len(picture["rows"]) > max_rows:
         more = f"{counted(len(picture['rows']) - max_rows, 'more row')} of {len(picture['rows']):,}"

@@ -1,4 +1,5 @@
-"""What counts of passed rows show: a share with its interval, and whether one version is better than another.
+"""What counts of passed rows show: a share with its interval, and whether one version is better
+than another.
 
 Pure functions of integers. They know no grid.
 """
@@ -69,7 +70,9 @@ def paired(before: list[bool], after: list[bool]) -> Paired:
 
 
 def in_words(found: Paired, before: str, after: str) -> str:
-    """The comparison in one sentence: "v3 fixes 4 rows of v2 and breaks 1; p = 0.38: not shown to be better"."""
+    """The comparison in one sentence: "v3 fixes 4 rows of v2 and breaks 1; p = 0.38: not shown to be
+    better".
+    """
     if found.n_rows == 0:
         return f"{after} and {before} have no finished row in common"
     rows = "row" if found.n_rows == 1 else "rows"

@@ -162,9 +162,9 @@ def _settings(config: Mapping[str, object], processing: Processing, folder: Path
     if type(shuffle) is not int or shuffle < 1 or not grid or grid % shuffle or grid**2 > MAX_PATCHES:
         raise ModelError(f"{origin}: scale_factor {shuffle!r:.60} does not divide a tile of {grid} by {grid} patches")
     n = (grid // shuffle) ** 2
-    said = _positions(folder)
-    if said not in (None, n):
-        raise ModelError(f"{folder}: the processor's image_seq_len is {said!r:.60}, but a tile has {n} positions")
+    stated = _positions(folder)
+    if stated not in (None, n):
+        raise ModelError(f"{folder}: the processor's image_seq_len is {stated!r:.60}, but a tile has {n} positions")
     return Settings(given, side, shuffle, n, _most(processing, side, str(folder)))
 
 
