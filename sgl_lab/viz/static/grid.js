@@ -233,7 +233,7 @@ class Sheet {
     const remarks = [];
     if (cell.change) remarks.push(el("b", { class: cell.change === "fixed" ? "pass" : "fail" }, cell.change));
     const bad = cell.checks.find(([, passed]) => passed !== true);
-    if (bad) remarks.push(`${bad[0]}: ${bad[1] === null ? "raised " : ""}${cut(bad[3] || `expected ${bad[2]}`, 80)}`);
+    if (bad) remarks.push(`${bad[0]}: ${bad[1] === null ? "raised " : ""}${cut(bad[3] || (bad[2] ? `expected ${bad[2]}` : "false"), 80)}`);
     if (cell.parting) remarks.push(parting(cell.parting));
     if (remarks.length) shown.push(el("div", { class: "soft small" }, ...remarks.flatMap((each, n) => (n ? [" · ", each] : [each]))));
     return shown;
