@@ -123,8 +123,10 @@ def test_it_counts_what_its_saved_outputs_counted(executed: tuple[Notebook, Any]
 
 
 def test_what_is_shown_and_saved_in_the_end_is_no_widget(executed: tuple[Notebook, Any]) -> None:
+    """Explorations alone stay live; players stand in shadow trees."""
     notebook, content = executed
-    assert notebook.js("return document.querySelectorAll('.sgl-live').length") == 0  # a player stands in a shadow tree
+    views = "[...document.querySelectorAll('.sgl-live')]"
+    assert notebook.js(f"return {views}.filter((view) => !view.querySelector('.sgl-x-answer')).length") == 0
     assert [output for output in outputs(content) if VIEW in output.get("data", {})] == []
     assert "widgets" not in content.metadata
     assert len([output for output in outputs(content) if "sgl_lab" in output.get("metadata", {})]) >= 2

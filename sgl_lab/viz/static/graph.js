@@ -37,7 +37,7 @@ export class GraphPanel {
         el("span", { class: `sgl-key sgl-step-key ${state}`, title: STEP_MEANING[state], hidden: true }, el("i", {}, glyph), word),
       ]),
     );
-    this.tally = el("span", { class: "sgl-tally" });
+    this.tally = el("span", { class: "sgl-total" });
     const tools = el(
       "div",
       { class: "sgl-tools" },
