@@ -59,27 +59,6 @@ def test_runs_are_named_by_cell_by_o_and_counted_back(two_runs: Kernel) -> None:
     assert (wrong.ename, "did you mean 'late'?" in wrong.evalue) == ("UsageError", True)
 
 
-N_REQUESTS = "sum(type(entry.event).__name__ == 'RequestQueued' for entry in sgl_lab.default_lab().events())"
-
-
-def test_one_quiet_line_names_a_fault_without_a_request_and_a_setting_turns_it_off(two_runs: Kernel) -> None:
-    cell = '%%sgl --temperature 0 --view none{}\nuser("Hi <|im_end|>")\nassistant(gen("a", max_tokens=2))'
-    before = two_runs.run(f"import sgl_lab; {N_REQUESTS}").result
-    reply = two_runs.run(cell.format(""))
-    assert counts(reply) == {"findings": 1}
-    assert [data["text/plain"] for data in reply.shown] == ['lint: line 2: "<|im_end|>" is typed as text · %sgl lint']
-    assert two_runs.run(f"{N_REQUESTS} - {before}").result == "1"
-    listed = two_runs.run("%sgl lint")
-    assert counts(listed) == {"findings": 1, "tokens": 0}
-    assert "mend:  write system(...), user(...)" in listed.shown[0]["text/plain"]
-    assert two_runs.run(cell.format(" --lint no")).shown == []
-    two_runs.run("%config SGL.lint = 'no'")
-    assert two_runs.run(cell.format("")).shown == []
-    assert counts(two_runs.run("%sgl lint")) == {"findings": 1, "tokens": 0}
-    two_runs.run("%config SGL.lint = None")
-    assert len(two_runs.run(cell.format("")).shown) == 1
-
-
 def shown_names(kernel: Kernel, words: str) -> list[str]:
     """The headings of `%sgl tokens`."""
     reply = kernel.run(f"%sgl tokens {words} --text")
@@ -189,6 +168,27 @@ def test_why_on_one_small_edit_after_the_other(two_runs: Kernel) -> None:
         assert len(rows) % 3 == 0, text
         stories = [rows[n : n + 3] for n in range(0, len(rows), 3)]
         assert any(all(re.search(want, row) for want, row in zip(wanted, story, strict=True)) for story in stories), text
+
+
+N_REQUESTS = "sum(type(entry.event).__name__ == 'RequestQueued' for entry in sgl_lab.default_lab().events())"
+
+
+def test_one_quiet_line_names_a_fault_without_a_request_and_a_setting_turns_it_off(two_runs: Kernel) -> None:
+    cell = '%%sgl --temperature 0 --view none{}\nuser("Hi <|im_end|>")\nassistant(gen("a", max_tokens=2))'
+    before = two_runs.run(f"import sgl_lab; {N_REQUESTS}").result
+    reply = two_runs.run(cell.format(""))
+    assert counts(reply) == {"findings": 1}
+    assert [data["text/plain"] for data in reply.shown] == ['lint: line 2: "<|im_end|>" is typed as text · %sgl lint']
+    assert two_runs.run(f"{N_REQUESTS} - {before}").result == "1"
+    listed = two_runs.run("%sgl lint")
+    assert counts(listed) == {"findings": 1, "tokens": 0}
+    assert "mend:  write system(...), user(...)" in listed.shown[0]["text/plain"]
+    assert two_runs.run(cell.format(" --lint no")).shown == []
+    two_runs.run("%config SGL.lint = 'no'")
+    assert two_runs.run(cell.format("")).shown == []
+    assert counts(two_runs.run("%sgl lint")) == {"findings": 1, "tokens": 0}
+    two_runs.run("%config SGL.lint = None")
+    assert len(two_runs.run(cell.format("")).shown) == 1
 
 
 def test_a_workload_runs_with_its_tree_and_is_explained_like_a_cell(two_runs: Kernel) -> None:

@@ -118,11 +118,11 @@ def _show(shell: Shell, results: Results, *, is_ablated: bool, is_text: bool) ->
         counts = {f"{name}_computed": one.computed_tokens for name, one in results.outcomes.items()}
         page = {"text/html": html.grid(rows).source, "text/plain": text(results.outcomes)}
         Output(shell).show(page, {"sgl_lab": {"counts": counts}})
-    if not is_ablated and (words := average(results.outcomes)):
-        say(words)
         drawn = _speeds(results) if is_ablated else _hits(results)
         still = {"text/html": bars.still(drawn).source, "text/plain": drawn.title}
         Output(shell).show({"application/vnd.plotly.v1+json": bars.figure(drawn), **still})
+    if not is_ablated and (words := average(results.outcomes)):
+        say(words)
     for name, reason in results.left_out.items():
         say(f"{name} was left out: {reason}")
     for name, outcome in results.outcomes.items():
