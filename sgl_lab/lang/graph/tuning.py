@@ -21,6 +21,7 @@ from typing import Protocol, TypeVar
 from ...contracts.errors import BadArgument
 from ...contracts.knobs import Knobs, Place, Tunable
 from ..interrupts import INTERRUPTS
+from ..keywords import suggests
 
 T = TypeVar("T")
 
@@ -258,6 +259,7 @@ def _noise(defaults: Sequence[float], n: int) -> float:
 # ---------------------------------------------------------------- files
 
 
+@suggests
 def load_tuning(path: str | PathLike[str]) -> Tuned:
     """What `Tuned.save` wrote. BadArgument, in one line, for another version or a damaged file."""
     try:
