@@ -150,7 +150,8 @@ def _remarks(cell: CellPicture) -> list[str]:
     found = [cell["change"]] if cell["change"] else []
     for name, passed, expected, message in cell["checks"]:
         if passed is not True:
-            found.append(clipped(f"{name}: {'raised ' if passed is None else ''}{message or (f'expected {expected}' if expected else 'false')}", 100))
+            why = message or (f"expected {expected}" if expected else "false")
+            found.append(clipped(f"{name}: {'raised ' if passed is None else ''}{why}", 100))
             break
     if (parted := cell["parting"]) is not None:
         found.append(parting_words(parted))
