@@ -107,8 +107,12 @@ class Tuned:
         """The choice, and why, in one line."""
         noise = f"chance is worth {100 * self.noise:.1f} % here"
         if self.choice == self.default:
-            best = f"; the best candidate took {self.trials[0].ratio:.2f} of its time" if self.trials else ""
-            return f"the default stays: {noise}{best}"
+            if not self.trials:
+                return "the default stays: there was no time to measure another setting"
+            best = f"the best candidate took {self.trials[0].ratio:.2f} of its time"
+            if 1 - self.trials[0].ratio > max(self.noise, MIN_GAIN):
+                return f"the default stays: {best}, but the time was up before that was sure; give it more seconds"
+            return f"the default stays: {noise}; {best}"
         return f"chosen: {self.choice.words(self.default)} ({1 - self.gain:.2f} of the default's time; {noise})"
 
     def __str__(self) -> str:
