@@ -33,7 +33,7 @@ from sgl_lab.viz.explain.diff import diff
 from sgl_lab.viz.explain.why import why
 from sgl_lab.viz.freeze import drawn
 from sgl_lab.viz.replay import Replay
-from sgl_lab.viz.views import LanesView, MetricsView, TokensView, TreeView
+from sgl_lab.viz.views import views_of
 
 from .recording import Session
 from .story import story
@@ -52,12 +52,12 @@ def saved(path: Path) -> Record:
 
 def everything(record: Record) -> None:
     """All that can be made of a record."""
-    views: list[Any] = [TokensView(record.spell, record.run), TreeView(record.spell), LanesView(record.run), MetricsView(record.run)]
+    views: list[Any] = [*views_of(record.run, record.spell)]
     views[1].load(record.snapshot)
     for entry in record.entries:
         for view in views:
             view.fold(entry)
-    drawn(*views, record.title, "ok", "", 1.0, Replay(record, record.spell, {}))
+    drawn(*views, None, record.title, "ok", "", 1.0, Replay(record, record.spell, {}))
     why(record)
     diff(record, record)
     json.dumps(perfetto.trace(record), allow_nan=False)
