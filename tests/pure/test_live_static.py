@@ -86,15 +86,16 @@ def test_every_rule_is_scoped_to_the_widget() -> None:
 
 def test_the_files_are_joined_whole_and_share_no_name() -> None:
     files = {path.stem for path in bundle.STATIC.glob("*.js")}
-    assert files == set(bundle.MODULES)
-    assert re.findall(r"^import .*|^export (?!default|\{ replay \}).*", ESM, re.MULTILINE) == []
-    names = re.findall(r"^(?:async )?(?:function\*?|class|const|let) (\w+)", ESM, re.MULTILINE)
-    assert len(names) > 60
-    assert [name for name in names if names.count(name) > 1] == []
+    assert files == {*bundle.MODULES, *bundle.GRID}
+    for joined, least in ((ESM, 60), (bundle.esm(bundle.GRID), 20)):
+        assert re.findall(r"^import .*|^export (?!default|\{ \w+ \}).*", joined, re.MULTILINE) == []
+        names = re.findall(r"^(?:async )?(?:function\*?|class|const|let) (\w+)", joined, re.MULTILINE)
+        assert len(names) > least
+        assert [name for name in names if names.count(name) > 1] == []
 
 
 def test_what_a_file_takes_from_another_is_there() -> None:
-    for name in bundle.MODULES:
+    for name in {*bundle.MODULES, *bundle.GRID}:
         text = (bundle.STATIC / f"{name}.js").read_text()
         for names, other in re.findall(r'^import \{([^}]*)\} from "\./(\w+)\.js";', text, re.MULTILINE):
             there = re.findall(
