@@ -122,8 +122,8 @@ MUTANTS = (
     Mutant(
         "a leaf that was used since it was offered is evicted by its old date",
         TREE,
-        "if self._is_idle_leaf(node) and key == self.policy.key(node):",
-        "if self._is_idle_leaf(node):",
+        "if not self._is_idle_leaf(node) or key != self.policy.key(node):",
+        "if not self._is_idle_leaf(node):",
         "pure/test_cache.py::test_the_least_recently_used_leaf_goes_first_and_its_parent_after_it",
     ),
     Mutant(
