@@ -22,8 +22,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from views import FRAMES, TICK_S, busy_s, tell
+
 import sgl_lab as sgl
-from benchmarks.views import FRAMES, TICK_S, busy_s, tell
 from sgl_lab.contracts.events import (
     BranchChanged,
     CellStarted,

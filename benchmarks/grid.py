@@ -65,7 +65,7 @@ def made(n_rows: int, n_versions: int = 3) -> GridPicture:
             check = Checked(ForkId(1), "right", "contains", passed, answer, str(n % 7), "", 4)
             pieces: list[tuple[str, int | None]] = [(word, None) for word in words]
             column.cells[str(n)] = Cell(
-                n, RunId(version), "In[1]", "ok", answer, "", 0, {"answer": answer}, [check], pieces, 40, 20, 40, 0, 90.0
+                n, RunId(version), "In[1]", "ok", answer, "", 0, {"answer": answer}, [check], pieces, "answer", 20, 40, 40, 0, 90.0
             )
     return picture(grid)
 
