@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import random
 import resource
 import subprocess
@@ -406,7 +407,10 @@ def test_an_error_that_is_kept_keeps_no_step_under_way(library: ctypes.CDLL, loa
 
 @contextmanager
 def room(n_bytes: int) -> Iterator[None]:
-    """This process gets so much more memory, and no more."""
+    """This process gets so much more memory, and no more. What earlier tests left in cycles (runners with their threads)
+    is freed before, not meanwhile.
+    """
+    gc.collect()
     before = resource.getrlimit(resource.RLIMIT_AS)
     n_pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (n_pages * resource.getpagesize() + n_bytes, before[1]))
