@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 
 from ..contracts.errors import BadArgument, SglError
-from ..contracts.events import Entry, ExprFinished, ForkOpened, RequestQueued, StreamExtended, TokensSampled
+from ..contracts.events import Entry, ExprFinished, ForkOpened, ForksEnded, RequestQueued, TokensSampled
 from ..contracts.ids import ForkId, RequestId
 from ..contracts.policies import BELADY
 from ..lang.state import ProgramState, start
@@ -246,8 +246,8 @@ class Times:
     first: list[float]
     """of each request that drew a token: from its arrival to its first one"""
     programs: Mapping[ForkId, float]
-    """of the program with this root: from its first event to its last value, or to its last text if
-    it has no value
+    """of the program with this root: from its first event to its last value, or to its end if it has
+    no value
     """
 
     @classmethod
@@ -257,7 +257,7 @@ class Times:
         first: dict[RequestId, float] = {}
         began: dict[ForkId, int] = {}
         ended: dict[ForkId, int] = {}
-        extended: dict[ForkId, int] = {}
+        over: dict[ForkId, int] = {}
         for entry in entries:
             match entry.event:
                 case ForkOpened(fork=fork, parent=parent):
@@ -271,11 +271,11 @@ class Times:
                             first.setdefault(sample.request, (entry.t_ns - queued[sample.request]) / 1e9)
                 case ExprFinished(fork=fork) if fork in roots:
                     ended[roots[fork]] = entry.t_ns
-                case StreamExtended(fork=fork) if fork in roots:
-                    extended[roots[fork]] = entry.t_ns
+                case ForksEnded(forks=forks):
+                    over |= {fork: entry.t_ns for fork in forks if roots.get(fork) == fork}
                 case _:
                     pass
-        ended = began | extended | ended
+        ended = began | over | ended
         return cls(len(queued), list(first.values()), {root: (ended[root] - at) / 1e9 for root, at in began.items()})
 
     def of_program(self, state: ProgramState | Exception) -> float:

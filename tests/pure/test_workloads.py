@@ -178,7 +178,7 @@ def test_without_dspy_its_workload_says_so_in_one_line(monkeypatch: pytest.Monke
 
 
 def test_times_are_by_program_and_by_request() -> None:
-    from sgl_lab.contracts.events import Entry, Event, ExprFinished, ForkOpened, RequestQueued, Sample, TokensSampled
+    from sgl_lab.contracts.events import Entry, Event, ExprFinished, ForkOpened, ForksEnded, RequestQueued, Sample, TokensSampled
     from sgl_lab.contracts.ids import ExprId, ForkId, RequestId, RunId
 
     events: list[tuple[float, Event]] = [
@@ -189,6 +189,8 @@ def test_times_are_by_program_and_by_request() -> None:
         (2.5, TokensSampled(1, (Sample(RequestId(2), 7, -0.1, (), 0, False, False),))),
         (3.0, TokensSampled(2, (Sample(RequestId(2), 8, -0.1, (), 0, False, False),))),
         (4.0, ExprFinished(ForkId(2), ExprId(1), "ok", "x")),
+        (4.5, ForkOpened(RunId(1), ForkId(3), None, 0, "without a value")),
+        (5.0, ForksEnded((ForkId(1), ForkId(2), ForkId(3)), True)),
     ]
     times = Times.of(Entry(i, int(t * 1e9), event) for i, (t, event) in enumerate(events))
-    assert (times.n_requests, times.first, times.programs) == (1, [0.5], {ForkId(1): 3.0})
+    assert (times.n_requests, times.first, times.programs) == (1, [0.5], {ForkId(1): 3.0, ForkId(3): 0.5})
