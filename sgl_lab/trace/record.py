@@ -7,7 +7,7 @@ until its end. The format is JSON Lines: a header with the snapshot, then one ev
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO
@@ -120,13 +120,16 @@ class Record:
     @property
     def namespace(self) -> Namespace | None:
         """The namespace of its first request; None if there was none."""
-        return next(iter(self.namespaces.values()), None)
+        return next((namespace for _, namespace in self._matched()), None)
 
     @property
     def namespaces(self) -> dict[RequestId, Namespace]:
         """The namespace of each request."""
+        return dict(self._matched())
+
+    def _matched(self) -> Iterator[tuple[RequestId, Namespace]]:
+        """Requests and the namespaces of the nodes that they matched, as they come."""
         of = {node.node: node.namespace for node in self.snapshot.nodes}
-        found: dict[RequestId, Namespace] = {}
         for entry in self.entries:
             match entry.event:
                 case NodeInserted(node=node, namespace=namespace):
@@ -134,10 +137,9 @@ class Record:
                 case NodeSplit(node=node, upper=upper):
                     of[upper] = of[node]
                 case PrefixMatched(request=request, node=node) if node in of:
-                    found[request] = of[node]
+                    yield request, of[node]
                 case _:
                     pass
-        return found
 
     def spell(self, token: int) -> str:
         """The text of a token that occurs, once the run has ended; `<id>` before that. For a block's
