@@ -6,7 +6,8 @@ Prints, for each program and way to run it: tokens through the model, seconds, t
 tokens found cached, and whether the texts are those of the interpreter. Every way starts with an
 empty cache, on the deterministic backend. `fields` may change texts: it orders what the program
 marks as unordered. First: seconds to lay out and draw 1,000 nodes; tokens that agents in turns
-compute with and without `foresight`; microseconds a node.
+compute with and without `foresight`, within a program and across the items of a batch; microseconds a
+node.
 """
 
 from __future__ import annotations
@@ -168,6 +169,28 @@ def foresight(model: dict[str, Any]) -> None:
         print(f"cache of {cache_tokens:>4} tokens  {'  '.join(f'{count:>6,}' for count in counts)}", flush=True)
 
 
+@sgl.function
+def panel(s: Any, text: str) -> None:
+    """Four agents, each asked once: the next use of their rules is the next item's."""
+    for who in range(4):
+        text = agent(rules=f"You are agent {who}. " + RULES, talk=text)["answer"]
+    s += text
+
+
+def batch_foresight(model: dict[str, Any]) -> None:
+    """What it is worth to know what later items of a batch read, where they run one after the other."""
+    print("\na batch of 8 items that ask four agents in turn: tokens computed under evict=lru, =program, and =program with foresight")
+    rows = [{"text": f"Write song {number}. "} for number in range(8)]
+    for cache_tokens in (256, 320, 384, 448, 512):
+        counts = []
+        for evict, without in (("lru", ["foresight"]), ("program", ["foresight"]), ("program", [])):
+            with sgl.Lab(**model, cache_tokens=cache_tokens, evict=evict) as lab:
+                backend = lab.backend_for(deterministic=True)
+                panel.compile(without=without).run_batch(rows, num_threads=1, by="items", backend=backend, temperature=0)
+                counts.append(int(lab.stats()["computed_tokens"]))
+        print(f"cache of {cache_tokens:>4} tokens  {'  '.join(f'{count:>6,}' for count in counts)}", flush=True)
+
+
 def overhead(backend: Any, n: int = 10_000) -> None:
     @sgl.function
     def program(s: Any) -> None:
@@ -207,6 +230,7 @@ def main() -> None:
     layout()
     model: dict[str, Any] = {"model": arguments.model} if arguments.model else {}
     foresight(model)
+    batch_foresight(model)
     with sgl.Lab(**model) as lab:
         overhead(lab.backend)
         for name in arguments.programs.split(","):

@@ -81,7 +81,7 @@ class TailOptimised(Program):
     def served(self, request: RequestId) -> Collection[Node]:
         return ()
 
-    def ended(self, forks: Iterable[ForkId], *, is_all: bool) -> Collection[Node]:
+    def ended(self, forks: Iterable[ForkId], *, is_all: bool, batch: int = 0) -> Collection[Node]:
         return ()
 
 

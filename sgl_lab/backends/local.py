@@ -77,9 +77,9 @@ class LocalBackend(TokenizedBackend):
         """BadArgument if there is no pin of that number."""
         self._resident.unpin(handle)
 
-    def ended(self, forks: tuple[ForkId, ...], *, is_all: bool) -> None:
-        self.emit(ForksEnded(forks, is_all))
-        self._resident.ended(forks, is_all=is_all)
+    def ended(self, forks: tuple[ForkId, ...], *, is_all: bool, batch: int = 0) -> None:
+        self.emit(ForksEnded(forks, is_all, batch))
+        self._resident.ended(forks, is_all=is_all, batch=batch)
 
     def _queue(self, group: RequestGroup, job: GenJob | ScoreJob | WarmJob) -> RequestId:
         self._resident.poll()

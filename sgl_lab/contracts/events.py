@@ -233,6 +233,8 @@ class ForksEnded:
     forks: tuple[ForkId, ...]
     is_all: bool
     """whether they are all streams of a program; False for children that were joined"""
+    batch: int = 0
+    """of which no item will come any more; 0: none"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +287,27 @@ class NodesEntered:
 # ---------------------------------------------------------------- backend
 
 
+class Again(NamedTuple):
+    """What later items of a batch read of a prompt."""
+
+    n_tokens: int
+    """leading tokens of the prompt"""
+    next: int
+    """the place that reads them next"""
+    last: int
+    """the last place that does"""
+
+
+class InBatch(NamedTuple):
+    """A request in the timeline of its batch. A place is a step of an item; items that run at once
+    have the same places.
+    """
+
+    batch: int
+    place: int
+    again: tuple[Again, ...] = ()
+
+
 class Foreseen(NamedTuple):
     """What a traced program knows of a request, in its own steps: a step is a gen or select after
     all that it waits for.
@@ -297,6 +320,7 @@ class Foreseen(NamedTuple):
     """the step that reads again what it leaves in the cache; 0: none does"""
     n_after: int
     """steps that wait for it, one after the other"""
+    in_batch: InBatch | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -681,7 +705,7 @@ def from_dict(data: Mapping[str, object]) -> Event:
     if kind in (TokensSampled, TextArrived) and isinstance(samples := given.get("samples"), tuple):
         given["samples"] = tuple(Sample(*sample) for sample in samples)
     if kind is RequestQueued and isinstance(foreseen := given.get("foreseen"), tuple):
-        given["foreseen"] = Foreseen(*foreseen)
+        given["foreseen"] = _foreseen(*foreseen)
     if kind is ExplorationOpened and isinstance(pieces := given.get("pieces"), tuple) and isinstance(answer := given.get("answer"), tuple):
         given["pieces"] = tuple(PromptPiece(*piece) for piece in pieces)
         given["answer"] = tuple(Sample(*sample) for sample in answer)
@@ -693,6 +717,11 @@ def from_dict(data: Mapping[str, object]) -> Event:
     except TypeError as error:
         raise ValueError(f"malformed {kind.__name__}: {error}") from None
     return event
+
+
+def _foreseen(program: RunId, step: int, following: int, n_after: int, in_batch: tuple[int, int, tuple[tuple[int, int, int], ...]] | None = None) -> Foreseen:
+    batched = None if in_batch is None else InBatch(*in_batch[:2], tuple(Again(*each) for each in in_batch[2]))
+    return Foreseen(program, step, following, n_after, batched)
 
 
 def to_json(event: Event) -> str:

@@ -332,7 +332,7 @@ class Backend(Port, Protocol):
 class Following(Protocol):
     """A backend that wants to know which streams go on: its cache then evicts the others first."""
 
-    def ended(self, forks: tuple[ForkId, ...], *, is_all: bool) -> None:
+    def ended(self, forks: tuple[ForkId, ...], *, is_all: bool, batch: int = 0) -> None:
         """As the event ForksEnded says. It never raises."""
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import sgl_lab as sgl
 from sgl_lab.backends.local import LocalBackend
 from sgl_lab.contracts.capabilities import TOKEN_LEVEL
-from sgl_lab.contracts.events import Event, Foreseen, ForksEnded, NodeEvicted, RequestQueued, from_json, to_json
+from sgl_lab.contracts.events import Again, Event, Foreseen, ForksEnded, InBatch, NodeEvicted, RequestQueued, from_json, to_json
 from sgl_lab.contracts.ids import ForkId, RequestId, RunId
 from sgl_lab.contracts.port import ModelCard
 from sgl_lab.engine.serving.cache.policies import policy
@@ -117,6 +117,33 @@ def test_of_requests_that_find_as_much_the_one_goes_first_for_which_most_steps_w
     assert lpm(tree, waits, draw) == [(0, 0), (0, 0), (0, -3)]
 
 
+def test_what_a_later_item_of_a_batch_reads_stays_until_the_last_has_read_it_or_the_batch_ends() -> None:
+    cache, shared = Cache(), "rules "
+
+    def item(number: int, text: str, again: tuple[Again, ...]) -> None:
+        known = Foreseen(RunId(number), 1, 0, 0, InBatch(7, number, again))
+        cache.tree.asked(RequestId(number), number, SPACE, tuple(text.encode()), known)
+        cache.tree.served(RequestId(number))
+        cache.leave(text, number, known)
+        cache.end(number)
+
+    item(1, shared + "one", (Again(len(shared), 2, 3),))
+    cache.leave("x")
+    cache.tree.evict(4)
+    assert cache.tree.peek(SPACE, tuple(shared.encode())).n_tokens == len(shared)
+    item(2, shared + "two", (Again(len(shared), 3, 3),))
+    cache.leave("y")
+    cache.tree.evict(4)
+    assert cache.tree.peek(SPACE, tuple(shared.encode())).n_tokens == len(shared)
+    item(3, shared, ())
+    cache.leave("z")
+    assert cache.gone() == [shared, "z"]
+    item(4, shared, (Again(len(shared), 5, 5),))
+    cache.tree.ended((), is_all=True, batch=7)
+    cache.leave("z")
+    assert cache.gone() == [shared, "z"]
+
+
 @sgl.function
 def agent(s: Any, rules: str, talk: str) -> None:
     s += rules + talk + sgl.gen("answer", max_tokens=4)
@@ -152,6 +179,58 @@ def test_a_traced_program_computes_less_and_what_if_replays_what_it_knew(tmp_pat
     assert abs(knew - again) <= 12  # the first tokens of answers, which a simulation does not draw
     (report,) = [report for report in team.compile().reports if report.name == "foresight"]
     assert dict(report.numbers) == {"requests": 12, "read again": 8, "steps until then at most": 8}
+
+
+@sgl.function
+def panel(s: Any, task: str) -> None:
+    for who in range(4):
+        task = agent(rules=f"{who}. {LONG}", talk=task)["answer"]
+    s += task
+
+
+def test_a_batch_computes_less_as_the_cache_knows_what_later_items_read(tmp_path: Path) -> None:
+    """Four agents with long rules, each asked once by each item: no item reads a text twice."""
+    rows = [{"task": f"Task {number}. "} for number in range(6)]
+
+    def run(**options: Any) -> tuple[int, list[str], list[RequestQueued], int]:
+        events: list[Event] = []
+        made = lab(tmp_path, events.append, n_pages=80, evict="program")
+        states = panel.compile(**options).run_batch(rows, num_threads=1, by="items", backend=made, temperature=0)
+        made._resident.check()
+        computed = int(made._resident.stats()["computed_tokens"])
+        made._resident.close()
+        queued = [event for event in events if isinstance(event, RequestQueued)]
+        assert [from_json(to_json(event)) for event in queued] == queued
+        replayed = simulate(Recording.of(from_json(to_json(event)) for event in events), made._resident.engine.config)
+        return computed, [state.text() for state in states], queued, replayed.computed_tokens
+
+    (knew, texts, queued, again), (did_not, same, untold, _) = run(), run(without=["foresight"])
+    assert texts == same
+    assert knew < 0.7 * did_not
+    assert abs(knew - again) <= 24  # the first tokens of answers, which a simulation does not draw
+    assert all(event.foreseen is None for event in untold)
+    gens = [event.foreseen for event in queued if event.kind == "gen"]
+    again_of = [foreseen.in_batch.again for foreseen in gens if foreseen and foreseen.in_batch]
+    assert len(again_of) == len(gens) == 24
+    assert all(again_of[:20])
+    assert not any(again_of[20:])
+
+
+def test_an_abandoned_batch_keeps_nothing_for_its_later_items(tmp_path: Path) -> None:
+    events: list[Event] = []
+    made = lab(tmp_path, events.append, evict="program")
+    rows = [{"task": f"Task {number}. "} for number in range(3)]
+    states = panel.compile().run_batch(rows, num_threads=1, generator_style=True, backend=made, temperature=0)
+    next(iter(states))
+    states.close()  # type: ignore[union-attr]  # a generator
+    made._resident.check()
+    policy_of = made._resident.engine._tree.policy
+    assert isinstance(policy_of, Program)
+    assert not policy_of._awaited
+    assert not any(marks.coming for marks in policy_of._marks.values())
+    made._resident.close()
+    (batch,) = {event.batch for event in events if isinstance(event, ForksEnded) and event.batch}
+    assert batch in {event.foreseen.in_batch.batch for event in events if isinstance(event, RequestQueued) and event.foreseen and event.foreseen.in_batch}
 
 
 def test_what_several_ended_programs_read_stays_longer_than_what_one_left() -> None:

@@ -25,7 +25,7 @@ def sample_of(hint: object) -> object:
     if hint is events.PromptPiece:
         return events.PromptPiece(2, 5, "user", "text")
     if hint is events.Foreseen:
-        return events.Foreseen(RunId(2), 1, 4, 3)
+        return events.Foreseen(RunId(2), 1, 4, 3, events.InBatch(5, 2, (events.Again(64, 3, 9),)))
     if hint is events.GraphNode:
         return events.GraphNode("gen", 0, "a\u202e", "<b>", (), ())
     if origin is tuple:

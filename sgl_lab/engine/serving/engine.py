@@ -202,9 +202,9 @@ class Engine:
             self._groups.cancel(group)
             self._settle()
 
-    def ended(self, forks: tuple[ForkId, ...], *, is_all: bool) -> None:
+    def ended(self, forks: tuple[ForkId, ...], *, is_all: bool, batch: int = 0) -> None:
         """As the event ForksEnded says."""
-        self._tree.ended(forks, is_all=is_all)
+        self._tree.ended(forks, is_all=is_all, batch=batch)
 
     def abort_all(self) -> int:
         """Cancel every open group; returns how many there were."""

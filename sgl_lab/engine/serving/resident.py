@@ -164,10 +164,10 @@ class Resident:
         with suppress(EngineStopped):
             self._post(lambda: self.engine.cancel(request))
 
-    def ended(self, forks: tuple[ForkId, ...], *, is_all: bool) -> None:
+    def ended(self, forks: tuple[ForkId, ...], *, is_all: bool, batch: int = 0) -> None:
         """As the event ForksEnded says. Nothing is done after `close`."""
         with suppress(EngineStopped):
-            self._post(lambda: self.engine.ended(forks, is_all=is_all))
+            self._post(lambda: self.engine.ended(forks, is_all=is_all, batch=batch))
 
     def abort_all(self) -> int:
         """Cancel everything that runs or waits; returns how many jobs there were."""

@@ -229,7 +229,7 @@ def simulate(recording: Recording, config: EngineConfig, eviction: Policy | None
             n_ends += 1
         while n_told < len(recording.ended) and recording.ended[n_told].is_due(n_next, n_ends):
             event = recording.ended[n_told].event
-            tree.ended(event.forks, is_all=event.is_all)
+            tree.ended(event.forks, is_all=event.is_all, batch=event.batch)
             n_told += 1
         if n_next < len(recording.jobs) and recording.jobs[n_next].n_ends <= n_ends:
             job = recording.jobs[n_next]

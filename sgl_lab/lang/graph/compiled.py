@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, TypedDict, TypeVar
 from ...contracts.conversation import AnyBackend, takes_tokens
 from ...contracts.errors import BadArgument, ProgramError
 from ...contracts.knobs import Tunable
-from ...contracts.port import Backend
+from ...contracts.port import Backend, Following
 from ..batch import Outcome, begin_all, checked_width, run_all
 from ..beginning import SETTINGS, state_for
 from ..default import default_backend
@@ -28,6 +28,7 @@ from ..shared import Siblings
 from ..shown import States
 from ..state import ProgramState
 from . import printing
+from .coming import Coming, Item
 from .dataflow import Graph
 from .feeder import Feeder, Gate
 from .passes import checked, optimised
@@ -175,7 +176,11 @@ class Compiled:
             waves, n_open = Waves(len(rows), n_open), len(rows)
         batches = {one: Batch() for one in each}
         how = partial(Compiled._execution, is_async=True, siblings=siblings, waves=waves)
-        items = [partial(how, each[index], rows[index], settings, batch=batches[each[index]]) for index in order]
+        coming = None if settings.get("stream") else over._coming(each, rows, order, n_open, settings)
+        items = [
+            partial(how, each[index], rows[index], settings, batch=batches[each[index]], item=coming and coming.item(place))
+            for place, index in enumerate(order)
+        ]
         if settings.get("stream"):
             if progress_bar or generator_style or return_exceptions:
                 raise BadArgument(
@@ -185,6 +190,8 @@ class Compiled:
         results = run_all(
             items, True, n_open, progress_bar=progress_bar, generator_style=generator_style, return_exceptions=return_exceptions
         )
+        if coming is not None:
+            results = coming.until(results)
         if generator_style:
             return results
         with INTERRUPTS.watched():
@@ -194,6 +201,17 @@ class Compiled:
         """Tokens that a batch would compute item by item and node by node, in this backend's cache."""
         rows = self.rows(batch_arguments)
         return self._over(rows)._counted(rows, checked_width(num_threads), self._defaults() | settings)
+
+    def _coming(
+        self, each: Sequence[Compiled], rows: Sequence[Mapping[str, str]], order: Sequence[int], n_open: int, settings: Mapping[str, object]
+    ) -> Coming | None:
+        """What the engine is to know of the items to come; None if it has no use for it."""
+        run = state_for(self.graph.name, settings)._run
+        is_on = "foresight" not in self._passes["without"] and (self._optimise != "none" or "foresight" in self._passes["apply"])
+        if not is_on or len(rows) < 2 or not isinstance(run.backend, Backend) or not isinstance(run.backend, Following):
+            return None
+        temperature = run.defaults.temperature
+        return Coming(run.backend, [(each[index]._graph(temperature), rows[index]) for index in order], n_open)
 
     def _counted(self, rows: Sequence[Mapping[str, str]], n_open: int, settings: Mapping[str, object]) -> Report:
         run = state_for(self.graph.name, settings)._run
@@ -339,6 +357,7 @@ class Compiled:
         siblings: Siblings | None = None,
         waves: Waves | None = None,
         batch: Batch | None = None,
+        item: Item | None = None,
     ) -> Execution:
         state = traced_here(settings, self.graph.name) or state_for(self.graph.name, settings)
         run = state._run
@@ -346,7 +365,7 @@ class Compiled:
         run.arguments = dict(arguments)
         self._prepare(state)
         graph = self._graph(run.defaults.temperature)
-        feeder = Feeder(graph, state, arguments, batch)
+        feeder = Feeder(graph, state, arguments, batch, item)
 
         def body() -> object:
             run.wait(feeder.advance)

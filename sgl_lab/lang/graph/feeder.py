@@ -40,6 +40,7 @@ from ..state import ProgramState
 from ..stream import Stream
 from ..streams import stream_of
 from ..variable import Variable
+from .coming import Item
 from .dataflow import Graph
 from .progress import Batch, Progress
 from .symbols import Part
@@ -66,7 +67,8 @@ class Gate(NamedTuple):
 class Feeder:
     """One run of a graph. `advance` is called under the run's lock, whenever the run has changed."""
 
-    def __init__(self, graph: Graph, state: ProgramState, arguments: Mapping[str, str], batch: Batch | None = None) -> None:
+    def __init__(self, graph: Graph, state: ProgramState, arguments: Mapping[str, str], batch: Batch | None = None, item: Item | None = None) -> None:
+        self._item = item
         self._graph, self._state, self._run, self._arguments = graph, state, state._run, arguments
         self._strands: dict[int, Strand] = {0: state._stream}
         self._variables: dict[int, Variable] = {}
@@ -168,8 +170,9 @@ class Feeder:
         """Raises NotThere, having done nothing, if the node has to wait."""
         if self._gate is not None and self._gate.holds(at):
             raise NotThere
-        if node.use is not None and isinstance(strand, Stream):
-            strand.foresee(Foreseen(self._run.id, *node.use))
+        use, here = (node.use, None) if self._item is None else self._item.at(at)
+        if use is not None and isinstance(strand, Stream):
+            strand.foresee(Foreseen(self._run.id, *use, here))
         match node.value:
             case Gen() | Select() as request:
                 self._progress.entered((at,), strand.id)

@@ -294,12 +294,20 @@ class RadixTree:
     def left(self, fork: ForkId, namespace: Namespace, tokens: Tokens, foreseen: Foreseen | None = None) -> None:
         """A request of a stream that goes on is over; `tokens` are what it left here."""
         if self._programs is not None:
+            for again in foreseen.in_batch.again if foreseen is not None and foreseen.in_batch is not None else ():
+                self._split_after(namespace, tokens[: again.n_tokens])
             self._offer_all(self._programs.left(fork, self._path(self._walk(self._root(namespace), tokens)[0]), foreseen))
 
-    def ended(self, forks: Iterable[ForkId], *, is_all: bool) -> None:
+    def ended(self, forks: Iterable[ForkId], *, is_all: bool, batch: int = 0) -> None:
         """As the event ForksEnded says."""
         if self._programs is not None:
-            self._offer_all(self._programs.ended(forks, is_all=is_all))
+            self._offer_all(self._programs.ended(forks, is_all=is_all, batch=batch))
+
+    def _split_after(self, namespace: Namespace, tokens: Tokens) -> None:
+        """Let a node end after the whole pages of `tokens`, as far as they are here."""
+        node, n_in, _ = self._walk(self._root(namespace), tokens)
+        if node.parent is not None and 0 < n_in < len(node.tokens):
+            self._split(node, n_in)
 
     def _offer_all(self, nodes: Iterable[Node]) -> None:
         for node in nodes:

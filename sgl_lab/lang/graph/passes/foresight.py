@@ -25,7 +25,10 @@ BEGINS = (Text, Argument, Reference, RoleBegin, RoleEnd)
 """what the beginning of a call consists of"""
 
 
-def apply(graph: Graph, context: Context) -> tuple[Graph, Report]:
+def uses_of(graph: Graph, context: Context) -> dict[int, Use]:
+    """Of each gen, select, fork and warming: its step, the step that reads again what it leaves, and
+    the steps that wait for it.
+    """
     steps, after = steps_of(graph), _after(graph)
     again = _next_uses(graph, steps, _alike(graph, context))
     uses: dict[int, Use] = {}
@@ -33,6 +36,11 @@ def apply(graph: Graph, context: Context) -> tuple[Graph, Report]:
         if isinstance(node.value, Gen | Select | Fork | Warm):
             later = min((step for step in again.get(number, ()) if step > steps[number]), default=0)
             uses[number] = Use(steps[number], later, after[number])
+    return uses
+
+
+def apply(graph: Graph, context: Context) -> tuple[Graph, Report]:
+    uses = uses_of(graph, context)
     n_again = sum(use.next > 0 for use in uses.values())
     if not n_again:
         return nothing(graph, "foresight", "no text is read by two requests")
