@@ -181,7 +181,7 @@ def batch_foresight(model: dict[str, Any]) -> None:
     """What it is worth to know what later items of a batch read, where they run one after the other."""
     print("\na batch of 8 items that ask four agents in turn: tokens computed under evict=lru, =program, and =program with foresight")
     rows = [{"text": f"Write song {number}. "} for number in range(8)]
-    for cache_tokens in (256, 320, 384, 448, 512):
+    for cache_tokens in (384, 448, 512, 576):
         counts = []
         for evict, without in (("lru", ["foresight"]), ("program", ["foresight"]), ("program", [])):
             with sgl.Lab(**model, cache_tokens=cache_tokens, evict=evict) as lab:
