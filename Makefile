@@ -28,7 +28,7 @@ tour: setup  ## the same without a browser: run the notebook, print its tree and
 
 test: setup setup-test  ## set up what the tests need (Chromium too), then lint, check types and test
 	.venv/bin/ruff check .
-	.venv/bin/mypy
+	.venv/bin/mypy -n $(workers)
 ifdef ARGS
 	.venv/bin/pytest $(ARGS)
 else
@@ -38,7 +38,7 @@ endif
 
 quick: setup setup-test  ## lint, check types and run the tests that need neither a kernel nor a browser; ROOM=viz, ROOM=engine.serving.cache: those of one part
 	.venv/bin/ruff check .
-	.venv/bin/mypy
+	.venv/bin/mypy -n $(workers)
 	.venv/bin/pytest -n $(workers) --dist loadfile --no-loadscope-reorder -m "not deadline" tests/rooms tests/pure $(if $(ROOM),tests/torch --room $(ROOM))
 
 soak: setup setup-test  ## the reliability tests in full: hours (5 million operations on the tree, 500 programs, every planted bug)

@@ -193,7 +193,7 @@ class Bench:
         """That of `yardstick.py`, whole; on the tiny model with a few short sequences."""
         engine = self._engine()
         is_tiny = self._short < LEAST_INPUT
-        work = sequences(4, 64, self._spec.vocab) if is_tiny else sequences(vocabulary=min(VOCABULARY, self._spec.vocab))
+        work = sequences(2, 64, self._spec.vocab) if is_tiny else sequences(vocabulary=min(VOCABULARY, self._spec.vocab))
         generate(engine, [work[0].prompt], 2)
         engine.flush()
         started = time.perf_counter()

@@ -33,7 +33,12 @@ def module_name(path: Path) -> str:
 
 @cache
 def parsed(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+    return tree_of(path.read_text(encoding="utf-8"))
+
+
+@cache
+def tree_of(source: str) -> ast.Module:
+    return ast.parse(source)
 
 
 def inside(module: str, package: str) -> bool:
@@ -41,7 +46,7 @@ def inside(module: str, package: str) -> bool:
 
 
 def imports_in(source: str, module: str, *, is_package: bool) -> Iterator[Import]:
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(tree_of(source)):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield Import(module, node.lineno, alias.name)

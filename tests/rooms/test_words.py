@@ -35,7 +35,7 @@ def written(path: Path) -> Iterator[tuple[int, str]]:
     if path.suffix != ".py":
         yield from enumerate(source.splitlines(), 1)
         return
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+    for token in tokenize.generate_tokens(io.StringIO(source).readline) if PROSE.search(source) else ():
         if token.type == tokenize.COMMENT:
             yield token.start[0], token.string
     for node in ast.walk(parsed(path)):
