@@ -719,7 +719,9 @@ def from_dict(data: Mapping[str, object]) -> Event:
     return event
 
 
-def _foreseen(program: RunId, step: int, following: int, n_after: int, in_batch: tuple[int, int, tuple[tuple[int, int, int], ...]] | None = None) -> Foreseen:
+def _foreseen(
+    program: RunId, step: int, following: int, n_after: int, in_batch: tuple[int, int, tuple[tuple[int, int, int], ...]] | None = None
+) -> Foreseen:
     batched = None if in_batch is None else InBatch(*in_batch[:2], tuple(Again(*each) for each in in_batch[2]))
     return Foreseen(program, step, following, n_after, batched)
 

@@ -230,7 +230,9 @@ def test_an_abandoned_batch_keeps_nothing_for_its_later_items(tmp_path: Path) ->
     assert not any(marks.coming for marks in policy_of._marks.values())
     made._resident.close()
     (batch,) = {event.batch for event in events if isinstance(event, ForksEnded) and event.batch}
-    assert batch in {event.foreseen.in_batch.batch for event in events if isinstance(event, RequestQueued) and event.foreseen and event.foreseen.in_batch}
+    assert batch in {
+        event.foreseen.in_batch.batch for event in events if isinstance(event, RequestQueued) and event.foreseen and event.foreseen.in_batch
+    }
 
 
 def test_what_several_ended_programs_read_stays_longer_than_what_one_left() -> None:

@@ -67,7 +67,9 @@ class Gate(NamedTuple):
 class Feeder:
     """One run of a graph. `advance` is called under the run's lock, whenever the run has changed."""
 
-    def __init__(self, graph: Graph, state: ProgramState, arguments: Mapping[str, str], batch: Batch | None = None, item: Item | None = None) -> None:
+    def __init__(
+        self, graph: Graph, state: ProgramState, arguments: Mapping[str, str], batch: Batch | None = None, item: Item | None = None
+    ) -> None:
         self._item = item
         self._graph, self._state, self._run, self._arguments = graph, state, state._run, arguments
         self._strands: dict[int, Strand] = {0: state._stream}
