@@ -212,11 +212,11 @@ class Lab(RecordedLab):
         about = (loaded.device, loaded.dtype, can, tokenizer.tool_style, n_positions, tokenizer.reasoning_marks)
         card = ModelCard(self.model, namespace, context, tokenizer.n_vocab, *about)
         see = None if sight is None else sight.see
-        fast = LocalBackend(self._resident, tokenizer, card, self.emit, see)
+        fast = LocalBackend(self._resident, tokenizer, card, self.emit, see, self.ring.listen)
         if runner.is_exact:
             return fast, fast
         exact_card = replace(card, namespace=engine.exact_namespace, capabilities=replace(can, deterministic=True))
-        return fast, LocalBackend(self._resident, tokenizer, exact_card, self.emit, see)
+        return fast, LocalBackend(self._resident, tokenizer, exact_card, self.emit, see, self.ring.listen)
 
     def backend_for(self, *, deterministic: bool = False) -> LocalBackend:
         return self.deterministic_backend if deterministic else self.backend

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import NoReturn
 
 from ..contracts.errors import ProgramError
-from ..contracts.events import Emit, ForksEnded, RequestQueued, silent
+from ..contracts.events import Emit, Entry, Event, ForksEnded, RequestQueued, silent
 from ..contracts.ids import ForkId, RequestId
 from ..contracts.knobs import Knobs, Place
 from ..contracts.machine import cores, processor
@@ -29,7 +29,13 @@ class LocalBackend(TokenizedBackend):
     """
 
     def __init__(
-        self, resident: Resident, tokenizer: Tokenizes, card: ModelCard, emit: Emit = silent, see: Callable[[bytes], Block] | None = None
+        self,
+        resident: Resident,
+        tokenizer: Tokenizes,
+        card: ModelCard,
+        emit: Emit = silent,
+        see: Callable[[bytes], Block] | None = None,
+        listen: Callable[[Callable[[Entry], None]], Callable[[], None]] | None = None,
     ) -> None:
         self._resident = resident
         self._tokenizer = tokenizer
@@ -37,6 +43,8 @@ class LocalBackend(TokenizedBackend):
         self._see = see
         self.emit = emit
         """where programs on this backend emit their events"""
+        self._listen = listen
+        """gives all events of the engine, from a call until the call of what it returns"""
 
     def __reduce__(self) -> NoReturn:
         raise ProgramError("a backend belongs to the engine of this process and cannot be pickled", hint="make a lab in each process")
@@ -51,7 +59,7 @@ class LocalBackend(TokenizedBackend):
     def unwarmed(self) -> LocalBackend:
         """The same engine, declared not to compute prefixes ahead: to measure what that is worth."""
         less = replace(self._card.capabilities, warms=False)
-        return LocalBackend(self._resident, self._tokenizer, replace(self._card, capabilities=less), self.emit)
+        return LocalBackend(self._resident, self._tokenizer, replace(self._card, capabilities=less), self.emit, None, self._listen)
 
     def prepare(self, constraint: Constraint) -> None:
         self._resident.engine.prepare(constraint)
@@ -122,6 +130,21 @@ class LocalBackend(TokenizedBackend):
 
     def computed(self) -> int:
         return int(self._resident.stats()["computed_tokens"])
+
+    def replayed(self, run: Callable[[], None], evict: Sequence[str]) -> Mapping[str, int]:
+        """As `Tunable` says."""
+        from ..engine.tools.simulate import Recording, what_if
+
+        if self._listen is None:
+            return {}
+        events: list[Event] = []
+        before, stop = self._resident.snapshot(), self._listen(lambda entry: events.append(entry.event))
+        try:
+            run()
+        finally:
+            stop()
+        recording = Recording.of(events, before, self._card.namespace)
+        return {found.evict: found.computed_tokens for found in what_if(recording, self._resident.engine.config, evict=evict)}
 
     def shutdown(self) -> None:
         """Stop the engine's thread and free its memory. Requests that still run fail with

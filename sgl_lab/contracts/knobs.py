@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -46,3 +47,8 @@ class Tunable(Protocol):
 
     def computed(self) -> int:
         """Tokens computed since the engine started."""
+
+    def replayed(self, run: Callable[[], None], evict: Sequence[str]) -> Mapping[str, int]:
+        """Run once, from the cache as it is, and count the tokens that these requests would compute
+        under each eviction policy, without the model. Empty where the engine's events are not seen.
+        """

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,12 @@ import sgl_lab as sgl
 from sgl_lab.backends.scripted import ScriptedBackend
 from sgl_lab.contracts.errors import BadArgument
 from sgl_lab.contracts.knobs import Knobs, Place
+from sgl_lab.contracts.policies import EVICTIONS
 from sgl_lab.contracts.port import Usage, WarmJob
 from sgl_lab.lang.graph.tuning import LEAST_ROWS, Setting, Tuned, grid, load_tuning, search
+from sgl_lab.trace import Ring
 
+from .generated import LONG
 from .words import lab
 
 KNOBS = Knobs(512, 64, "lpm", "lru")
@@ -32,6 +36,8 @@ class Engine:
         self.at, self.now, self.n_runs, self.n_computed = KNOBS, 0.0, 0, 0
         self.cost, self.jitter = cost, jitter
         self.turned: list[Knobs] = []
+        self.replay: dict[str, int] = {}
+        self.asked: tuple[str, ...] = ()
 
     def knobs(self) -> Knobs:
         return self.at
@@ -48,6 +54,10 @@ class Engine:
 
     def computed(self) -> int:
         return self.n_computed
+
+    def replayed(self, run: Callable[[], None], evict: Sequence[str]) -> Mapping[str, int]:
+        self.asked = tuple(evict)
+        return self.replay
 
     def run(self, n: int, width: int) -> None:
         self.n_runs += 1
@@ -82,7 +92,7 @@ def test_candidates_are_halved_and_measured_beside_the_default() -> None:
     assert of_round[-1] == 1
     pairs = {trial.rounds: len(trial.ratios) for trial in tuned.trials}
     assert [pairs[number] for number in sorted(pairs)] == [2**number for number in sorted(pairs)]
-    measured = engine.turned[3:-1]
+    measured = engine.turned[4:-1]
     assert set(measured[::2]) == {KNOBS}  # the default comes before each
 
 
@@ -126,11 +136,28 @@ def test_a_tuning_is_saved_loaded_and_refused_elsewhere(tmp_path: Path) -> None:
         tuned.check("q", HERE)
 
 
+def test_of_the_evictions_only_the_best_two_of_a_replay_are_measured() -> None:
+    engine = Engine({"evict s3-fifo": 0.5})
+    engine.replay = {"lru": 900, "lfu": 800, "fifo": 950, "s3-fifo": 500, "program": 600}
+    tuned = engine.search(10_000)
+    assert engine.asked == EVICTIONS
+    assert {trial.setting.knobs.evict for trial in tuned.trials} == {"lru", "s3-fifo", "program"}
+    assert tuned.choice.knobs.evict == "s3-fifo"
+    line = "what-if, tokens of one run by eviction: lru 900, lfu 800, fifo 950, s3-fifo 500, program 600; to be measured: program, s3-fifo"
+    assert line in str(tuned)
+    assert any(trial.setting == Setting(64, replace(KNOBS, schedule="dfs-weight", evict="s3-fifo")) for trial in tuned.trials)
+    same = Engine({})
+    same.replay = dict.fromkeys(EVICTIONS, 900)
+    assert {trial.setting.knobs.evict for trial in same.search(10_000).trials} == {"lru"}
+    assert {trial.setting.knobs.evict for trial in Engine({}).search(10_000).trials} == set(EVICTIONS)
+
+
 def damages(document: dict[str, Any]) -> Iterator[tuple[object, str]]:
     yield document | {"format": "sgl_lab.tuning/9"}, "is no tuning of version"
     yield {name: value for name, value in document.items() if name != "noise"}, "is damaged"
     yield document | {"place": ["m"]}, "is damaged"
     yield document | {"choice": document["choice"] | {"width": "4"}}, "is damaged"
+    yield document | {"replayed": [["lru", "many"]]}, "is damaged"
     yield document | {"choice": document["choice"] | {"width": 5}}, "its choice was not measured"
     yield document | {"trials": [{"ratios": []}]}, "is damaged"
     yield [], "is no tuning"
@@ -140,7 +167,7 @@ def test_a_damaged_file_is_refused_in_a_line(tmp_path: Path) -> None:
     path = tmp_path / "tuning.json"
     Engine({"step tokens 1024": 0.5}).search(10_000).save(path)
     cases = list(damages(json.loads(path.read_text())))
-    assert len(cases) == 7
+    assert len(cases) == 8
     for document, words in cases:
         path.write_text(json.dumps(document))
         with pytest.raises(BadArgument, match=words) as caught:
@@ -186,6 +213,44 @@ def test_a_program_is_tuned_on_an_engine_and_gives_the_same_text(tmp_path: Path)
         compiled.tune([], backend=backend)
     with pytest.raises(BadArgument, match="has no engine in this process"):
         compiled.tune(rows, backend=ScriptedBackend())
+    backend._resident.close()
+
+
+@sgl.function
+def agent(s: Any, rules: str, talk: str) -> None:
+    s += rules + talk + sgl.gen("answer", max_tokens=4)
+
+
+@sgl.function
+def panel(s: Any, task: str) -> None:
+    for who in range(4):
+        task = agent(rules=f"{who}. {LONG}", talk=task)["answer"]
+    s += task
+
+
+def test_what_was_replayed_is_what_the_engine_computes_under_each_eviction(tmp_path: Path) -> None:
+    ring = Ring()
+    backend = lab(tmp_path, ring.emit, n_pages=80, evict="lru", draft_tokens=0)
+    backend._listen = ring.listen
+    compiled = panel.compile(without=["prefetch"])  # how far that is depends on time
+    rows = [{"task": f"Task {number}. "} for number in range(4)]
+
+    def run() -> None:
+        compiled.run_batch(rows, num_threads=1, by="items", backend=backend, temperature=0)
+
+    counts = backend.replayed(run, EVICTIONS)
+    assert list(counts) == list(EVICTIONS)
+    for evict, n_tokens in counts.items():
+        backend.turn(replace(backend.knobs(), evict=evict))
+        before = backend.computed()
+        run()
+        assert backend.computed() - before == pytest.approx(n_tokens, abs=16)  # the first tokens of answers
+    assert counts["program"] < 0.8 * counts["lru"]
+    tuned = compiled.tune(rows, seconds=60, backend=backend, clock=partial(next, ticks()))
+    measured = {trial.setting.knobs.evict for trial in tuned.trials}
+    assert "program" in measured
+    assert len(measured - {"lru"}) <= 2
+    assert "to be measured: " in str(tuned)
     backend._resident.close()
 
 

@@ -4,6 +4,9 @@ A small grid is searched by successive halving: every candidate is measured besi
 alternation, and the better half is measured again, until one is left. The default stays unless that
 one is better by more than chance, as the default beside itself shows it. Only greedy text is tuned
 for: no setting changes it.
+
+Evictions are chosen beforehand, by what-if: one run of the rows is recorded and replayed under each
+policy, without the model. Only the best two that compute less than the default's are measured.
 """
 
 from __future__ import annotations
@@ -20,12 +23,13 @@ from typing import Protocol, TypeVar
 
 from ...contracts.errors import BadArgument
 from ...contracts.knobs import Knobs, Place, Tunable
+from ...contracts.policies import EVICTIONS
 from ..interrupts import INTERRUPTS
 from ..keywords import suggests
 
 T = TypeVar("T")
 
-FORMAT = "sgl_lab.tuning/1"
+FORMAT = "sgl_lab.tuning/2"
 MIN_GAIN = 0.02
 """share of the time that a candidate has to save in any case"""
 PAIRS = 2
@@ -33,6 +37,8 @@ PAIRS = 2
 SHARE = 20
 """one run of the rows takes about this part of the budget; if all take longer, some are measured"""
 LEAST_ROWS = 2
+BEST = 2
+"""evictions that are measured, of all that were replayed"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +93,8 @@ class Tuned:
     """rows that were measured"""
     seconds: float
     """that the search took"""
+    replayed: tuple[tuple[str, int], ...] = ()
+    """tokens that one run computes under each eviction, by what-if; empty if nothing could be replayed"""
 
     @property
     def gain(self) -> float:
@@ -103,6 +111,14 @@ class Tuned:
             found.append((words, f"{trial.ratio:.2f}", f"{trial.computed:,}", str(len(trial.ratios)), str(trial.rounds)))
         return found
 
+    def foretold(self) -> str:
+        """What was replayed, and which evictions were measured, in one line; empty without a replay."""
+        if not self.replayed:
+            return ""
+        counts = ", ".join(f"{name} {n_tokens:,}" for name, n_tokens in self.replayed)
+        chosen = ", ".join(_worth(dict(self.replayed), self.default)) or "none, because no other computes less"
+        return f"what-if, tokens of one run by eviction: {counts}; to be measured: {chosen}"
+
     def verdict(self) -> str:
         """The choice, and why, in one line."""
         noise = f"chance is worth {100 * self.noise:.1f} % here"
@@ -117,7 +133,7 @@ class Tuned:
 
     def __str__(self) -> str:
         lines = ["  ".join(row) for row in self.rows()]
-        return "\n".join([*lines, self.verdict()])
+        return "\n".join(filter(None, [*lines, self.foretold(), self.verdict()]))
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write it as JSON, which `load_tuning` reads."""
@@ -139,15 +155,18 @@ class Measured(Protocol):
     def __call__(self, n: int, width: int) -> None: ...
 
 
-def grid(default: Setting) -> list[Setting]:
-    """The default with one setting changed, and the pairs of settings that help each other."""
+def grid(default: Setting, evictions: Sequence[str] = EVICTIONS) -> list[Setting]:
+    """The default with one setting changed, and the pairs of settings that help each other. The best
+    of the `evictions` is the last.
+    """
     knobs = default.knobs
-    found = [replace(default, width=width) for width in (4, 16, 64)]
+    found = [replace(default, knobs=replace(knobs, evict=name)) for name in evictions[::-1]]
+    found += [replace(default, width=width) for width in (4, 16, 64)]
     found += [replace(default, knobs=replace(knobs, step_tokens=n)) for n in (128, 256, 512, 1024, 2048)]
     found += [replace(default, knobs=replace(knobs, draft_tokens=n)) for n in (0, 16, 64)]
     found += [replace(default, knobs=replace(knobs, schedule=name)) for name in ("lpm", "fcfs", "dfs-weight")]
-    found += [replace(default, knobs=replace(knobs, evict=name)) for name in ("lru", "lfu", "program")]
-    found += [Setting(64, replace(knobs, step_tokens=1024)), Setting(64, replace(knobs, schedule="dfs-weight", evict="program"))]
+    best = evictions[-1] if evictions else knobs.evict
+    found += [Setting(64, replace(knobs, step_tokens=1024)), Setting(64, replace(knobs, schedule="dfs-weight", evict=best))]
     return [setting for setting in dict.fromkeys(found) if setting != default]
 
 
@@ -196,7 +215,9 @@ class _Search:
         seconds, computed = self._once(self.default, self.n)
         defaults = [seconds]
         trials: dict[Setting, Trial] = {}
-        left, n_pairs, rounds, is_whole = grid(self.default), PAIRS, 0, False
+        replayed = self._replayed()
+        evictions = _worth(replayed, self.default) if replayed else EVICTIONS
+        left, n_pairs, rounds, is_whole = grid(self.default, evictions), PAIRS, 0, False
         while True:
             rounds += 1
             for setting in self._affordable(left, n_pairs, defaults):
@@ -217,7 +238,17 @@ class _Search:
             left = [trial.setting for trial in best[: max(1, len(best) // 2)]]
             n_pairs *= 2
         ordered = sorted(trials.values(), key=lambda trial: (-trial.rounds, trial.ratio))
-        return self._chosen(ordered, defaults, computed, is_whole=is_whole)
+        found = self._chosen(ordered, defaults, computed, is_whole=is_whole)
+        return replace(found, replayed=tuple(replayed.items()))
+
+    def _replayed(self) -> Mapping[str, int]:
+        """Tokens of one run of the default under each eviction."""
+        INTERRUPTS.check()
+        self.engine.turn(self.default.knobs)
+        found = self.engine.replayed(lambda: self.run(self.n, self.default.width), EVICTIONS)
+        if found:
+            self.report("what-if: " + ", ".join(f"{name} {n_tokens:,}" for name, n_tokens in found.items()) + " tokens")
+        return found
 
     def _affordable(self, left: Sequence[Setting], n_pairs: int, defaults: Sequence[float]) -> Iterator[Setting]:
         """Those for which there is time."""
@@ -250,6 +281,13 @@ class _Search:
             self.n,
             self.clock() - self.began,
         )
+
+
+def _worth(replayed: Mapping[str, int], default: Setting) -> list[str]:
+    """The evictions that are worth a measurement, the best last."""
+    least = replayed.get(default.knobs.evict, 0)
+    better = sorted((name for name, n_tokens in replayed.items() if n_tokens < least), key=lambda name: -replayed[name])
+    return better[-BEST:]
 
 
 def _noise(defaults: Sequence[float], n: int) -> float:
@@ -293,6 +331,7 @@ def _read(data: Mapping[str, object]) -> Tuned:
         _typed(found["default_computed"], int),
         _typed(found["n_rows"], int),
         _number(found["seconds"]),
+        tuple(map(_replay, _listed(found["replayed"]))),
     )
     if made.choice != made.default and made.choice not in {trial.setting for trial in made.trials}:
         raise ValueError("its choice was not measured")
@@ -314,6 +353,11 @@ def _trial(data: object) -> Trial:
     if not ratios:
         raise ValueError("a trial without measurements")
     return Trial(_setting(found["setting"]), ratios, _typed(found["computed"], int), _typed(found["rounds"], int))
+
+
+def _replay(data: object) -> tuple[str, int]:
+    name, n_tokens = _listed(data)
+    return _typed(name, str), _typed(n_tokens, int)
 
 
 def _named(data: object, kind: type) -> Mapping[str, object]:

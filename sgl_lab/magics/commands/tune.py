@@ -44,8 +44,9 @@ def _tune(shell: Shell, session: Session, words: Words) -> None:
         value.use(tuned, backend=lab.backend)
     grid = html.grid(tuned.rows())
     facts = f"{tuned.program} on {tuned.place.model}, {tuned.place.device}: {tuned.n_rows} rows in {tuned.default_seconds:.2f} s by default"
-    page = html.panel("", "ok", "", [html.note(facts), grid, html.note(tuned.verdict())])
-    plain = "\n".join([facts, aligned(tuned.rows()), tuned.verdict()])
+    notes = [line for line in (tuned.foretold(), tuned.verdict()) if line]
+    page = html.panel("", "ok", "", [html.note(facts), grid, *map(html.note, notes)])
+    plain = "\n".join([facts, aligned(tuned.rows()), *notes])
     show(shell, words, page, plain, {"trials": len(tuned.trials), "rows": tuned.n_rows, "changed": tuned.choice != tuned.default})
 
 
