@@ -40,6 +40,14 @@ def test_a_batch_orders_items_row_by_row_where_that_shares_more(tmp_path: Path) 
     assert all(text.startswith("Maker") for text in others)
 
 
+def test_a_text_is_shared_in_whatever_place_it_stands() -> None:
+    # passages as they were retrieved: no column has a text twice
+    orders = greedy([["one", "two", "long one"], ["long one", "other", "three"], ["four", "long one", "other"]])
+    assert [order[0] for order in orders] == [2, 0, 1]
+    assert [order[1] for order in orders][1:] == [1, 2]
+    assert [sorted(order) for order in orders] == [[0, 1, 2]] * 3
+
+
 def saved(table: Sequence[Sequence[str]], orders: Sequence[Sequence[int]]) -> int:
     """Characters of whole texts that each row has in common with the row before, at its beginning."""
     rows = sorted([[texts[place] for place in order] for texts, order in zip(table, orders, strict=True)])

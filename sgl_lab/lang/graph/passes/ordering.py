@@ -1,14 +1,17 @@
 """The order of an unordered set's items for each row of a batch, and not for the batch as a whole.
 
 Greedy group recursion (GGR, arXiv:2403.05821): the text that saves most if all rows that have it
-begin with it comes first in these rows; then the same among them, and among the others. Constants
-come first in any case, and text of the model last.
+begin with it comes first in these rows; then the same among them, and among the others. A text is
+the same in whatever place it stands, such as a passage that was found first here and third there.
+Constants come first in any case, and text of the model last.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from itertools import pairwise
 
 from ....contracts.prefixes import n_common
@@ -23,42 +26,50 @@ MOST_CELLS = 200_000
 
 def greedy(table: Sequence[Sequence[str]], count: Callable[[str], int] = len) -> list[Order]:
     """The order of the texts in each row. `count`: what a text saves when it is shared."""
-    sizes: dict[str, int] = {}
+    size = cache(count)
     found: list[list[int]] = [[] for _ in table]
-    open_groups = [(tuple(range(len(table))), tuple(range(len(table[0]) if table else 0)))]
+    left = [list(range(len(texts))) for texts in table]
+    open_groups = [list(range(len(table)))]
     while open_groups:
-        rows, places = open_groups.pop()
-        best = _best(table, rows, places, sizes, count) if len(places) > 1 and len(rows) > 1 else None
-        if best is None:
+        for text, rows in _parts(table, open_groups.pop(), left, size):
             for row in rows:
-                found[row] += places
-            continue
-        place, text = best
-        having = tuple(row for row in rows if table[row][place] == text)
-        for row in having:
-            found[row].append(place)
-        open_groups.append((having, tuple(each for each in places if each != place)))
-        if others := tuple(row for row in rows if table[row][place] != text):
-            open_groups.append((others, places))
+                if text is None:
+                    found[row] += left[row]
+                else:
+                    place = next(each for each in left[row] if table[row][each] == text)
+                    left[row].remove(place)
+                    found[row].append(place)
+            if text is not None:
+                open_groups.append(rows)
     return [tuple(each) for each in found]
 
 
-def _best(
-    table: Sequence[Sequence[str]], rows: Sequence[int], places: Sequence[int], sizes: dict[str, int], count: Callable[[str], int]
-) -> tuple[int, str] | None:
-    """The place and the text that save most; None if no text is there twice."""
-    n_rows: defaultdict[tuple[int, str], int] = defaultdict(int)
+def _parts(
+    table: Sequence[Sequence[str]], rows: Sequence[int], left: Sequence[Sequence[int]], size: Callable[[str], int]
+) -> Iterator[tuple[str | None, list[int]]]:
+    """The rows that have the text that saves most, in whatever places, then likewise among the
+    others; at the end those that have nothing in common.
+    """
+    having: defaultdict[str, dict[int, None]] = defaultdict(dict)
     for row in rows:
-        texts = table[row]
-        for place in places:
-            n_rows[place, texts[place]] += 1
-    best, most = None, 0
-    for (place, text), n in n_rows.items():
-        if n > 1:
-            size = sizes[text] if text in sizes else sizes.setdefault(text, count(text))
-            if (n - 1) * size > most:
-                best, most = (place, text), (n - 1) * size
-    return best
+        for place in left[row]:
+            having[table[row][place]][row] = None
+    ranked = [(-(len(members) - 1) * size(text), number, text) for number, (text, members) in enumerate(having.items())]
+    heapq.heapify(ranked)
+    others = dict.fromkeys(rows)
+    while ranked and ranked[0][0] < 0:
+        saves, number, text = heapq.heappop(ranked)
+        members = having[text]
+        if (now := -(len(members) - 1) * size(text)) != saves:  # rows have left since
+            heapq.heappush(ranked, (now, number, text))
+            continue
+        chosen = list(members)
+        for row in chosen:
+            del others[row]
+            for each in {table[row][place] for place in left[row]}:
+                del having[each][row]
+        yield text, chosen
+    yield None, list(others)
 
 
 def orders(graph: Graph, rows: Sequence[Mapping[str, str]], count: Callable[[str], int]) -> list[Mapping[int, Order]]:
