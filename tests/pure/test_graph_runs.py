@@ -17,10 +17,15 @@ from sgl_lab.backends.local import LocalBackend
 from sgl_lab.backends.scripted import ScriptedBackend
 from sgl_lab.contracts.errors import BadArgument, ProgramError, UnknownVariable
 from sgl_lab.contracts.events import Event, PrefixMatched, RequestQueued
+from sgl_lab.contracts.prefixes import n_common
 from sgl_lab.lang.expressions import Gen, Select, Text, Warm
 from sgl_lab.lang.graph.compiled import Compiled
 from sgl_lab.lang.graph.passes import PASSES
+from sgl_lab.lang.graph.plan import requests
+from sgl_lab.lang.graph.prompts import Prompts, is_plain
 from sgl_lab.lang.graph.values import Call
+from sgl_lab.lang.graph.waves import turns_of
+from sgl_lab.lang.sampling import GenDefaults
 
 from .api import Api, Reply
 from .generated import LONG, drawn
@@ -145,6 +150,36 @@ def test_a_batch_runs_node_by_node_where_that_computes_less(tmp_path: Path) -> N
     assert run(2000)[2] == {}  # there is room for all items at once
     with pytest.raises(BadArgument, match=r"by must be one of auto, items, nodes, not 'node'"):
         judge.compile().run_batch(rows, by="node", backend=ScriptedBackend())
+
+
+@sgl.function
+def talk(s: Any, essay: str) -> None:
+    s += sgl.system("Judge. " + LONG) + sgl.user(essay) + sgl.assistant(sgl.gen("first", max_tokens=5))
+    forks = s.fork(2)
+    for fork, what in zip(forks, ("style", "facts"), strict=True):
+        fork += sgl.user(what) + sgl.assistant(sgl.select("mark", ["good", "bad"]) + sgl.gen("why", max_tokens=3))
+    forks.join()
+    s += sgl.user(marked(essay=s["first"], dimension="A")["mark"]) + sgl.assistant(sgl.gen("end", max_tokens=2))
+
+
+@pytest.mark.parametrize("program", [judge, talk])
+def test_prompts_are_nearly_those_of_a_run_without_running_it(program: Any, tmp_path: Path) -> None:
+    made = lab(tmp_path)
+    graph = program.trace()
+    steps = turns_of(graph)
+    assert is_plain(graph)
+    of = Prompts(graph, made.encode, steps, GenDefaults()).of
+    rows = [{"essay": f"{n} essays."} for n in range(2)]
+    near = [of(row) for row in rows]
+    exact = [requests(graph, row, made, steps, GenDefaults()) for row in rows]
+    assert [len(run) for run in near] == [len(run) for run in exact]
+    for one, other in zip(near[0] + near[1], exact[0] + exact[1], strict=True):
+        assert all(min(abs(len(mine) - len(its)) for its in other) <= 0.1 * len(mine) for mine in one)
+    shared = [n_common(first[0][-1], then[0][-1]) for first, then in (near, exact)]
+    assert 0 < abs(shared[0] - len(near[0][0][-1])) <= 0.3 * shared[0]  # up to the essay
+    assert abs(shared[0] - shared[1]) <= 0.1 * shared[1]
+    assert near[0][-1] != near[1][-1]  # they contain answers, which differ
+    made._resident.close()
 
 
 def test_what_waits_for_the_same_starts_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import cache, partial
 
 from ...contracts.errors import BadArgument
 from ...contracts.port import Backend, Sized
@@ -19,6 +20,7 @@ from ..sampling import GenDefaults
 from .dataflow import Graph
 from .passes.report import Report
 from .plan import requests
+from .prompts import Prompts, is_plain
 
 ORDERS = ("auto", "items", "nodes")
 BLOCK = 16
@@ -86,11 +88,15 @@ def counted(graph: Graph, rows: Sequence[Mapping[str, str]], backend: object, n_
         return Report("batch", "all items run at once: their nodes meet already")
     if not isinstance(backend, Backend) or not isinstance(backend, Sized):
         return Report("batch", "the size of the backend's cache is not known")
-    first = requests(graph, rows[0], backend, steps, defaults)
+    if is_plain(graph):
+        of = Prompts(graph, cache(backend.encode), steps, defaults).of
+    else:
+        of = partial(requests, graph, backend=backend, steps=steps, defaults=defaults)
+    first = of(rows[0])
     if sum(len(prompt) for step in first for prompt in step) * len(rows) <= backend.cache_tokens:
         return Report("batch", "the cache has room for all items at once")
     n_rows = min(MOST_ROWS, max(LEAST_ROWS, 2 * n_open))
-    asked = [first, *(requests(graph, row, backend, steps, defaults) for row in rows[1:n_rows])]
+    asked = [[[(len(prompt), _blocks(prompt)) for prompt in step] for step in of(row)] for row in rows[:n_rows]]
     by_item = sum(_computed(asked, n_open, backend.cache_tokens))
     by_node = sum(_computed(asked, len(asked), backend.cache_tokens))
     numbers = {"tokens item by item": by_item, "tokens node by node": by_node}
@@ -109,17 +115,18 @@ def pays(numbers: Mapping[str, int]) -> bool:
     return bool(numbers) and numbers["tokens node by node"] < GAIN * numbers["tokens item by item"]
 
 
-def _computed(asked: Sequence[Sequence[Sequence[tuple[int, ...]]]], width: int, capacity: int) -> list[int]:
-    """Tokens of each request that an LRU cache of blocks lacks, if so many items advance together."""
+def _computed(asked: Sequence[Sequence[Sequence[tuple[int, list[int]]]]], width: int, capacity: int) -> list[int]:
+    """Tokens of each request that an LRU cache of blocks lacks, if so many items advance together.
+    A request is the length of its prompt, and its blocks.
+    """
     cache: OrderedDict[int, None] = OrderedDict()
     found = []
     for first in range(0, len(asked), width):
         wave = asked[first : first + width]
         for step in range(len(wave[0])):
-            for prompt in (prompt for item in wave for prompt in item[step]):
-                blocks = _blocks(prompt)
+            for n_tokens, blocks in (prompt for item in wave for prompt in item[step]):
                 n_known = next((at for at, block in enumerate(blocks) if block not in cache), len(blocks))
-                found.append(len(prompt) - n_known * BLOCK)
+                found.append(n_tokens - n_known * BLOCK)
                 for block in reversed(blocks):  # the end of a text is evicted before its beginning
                     cache[block] = None
                     cache.move_to_end(block)
