@@ -56,7 +56,12 @@ USER_CELLS = "sgl_lab/magics/cell.py"
 def calls() -> list[tuple[str, int, str, set[str]]]:
     """(file, line, called function, its keywords) of every call in the package."""
     return [
-        (path.relative_to(ROOT).as_posix(), node.lineno, dotted(node.func), {f"{word.arg}={constant(word.value)}" for word in node.keywords})
+        (
+            path.relative_to(ROOT).as_posix(),
+            node.lineno,
+            dotted(node.func),
+            {f"{word.arg}={constant(word.value)}" for word in node.keywords},
+        )
         for path in SOURCES
         for node in ast.walk(parsed(path))
         if isinstance(node, ast.Call)

@@ -15,8 +15,8 @@ from .values import Assign, Call
 
 Tokens = tuple[int, ...]
 
-N_BEGIN, N_END = 3, 2
-"""tokens of most templates before and after a message"""
+MARKS = (-1, -2)
+"""what most templates have beside the role: two tokens before a message, and two after it"""
 
 _PLAIN = (Text, Argument, Reference, RoleBegin, RoleEnd, Gen, Select, Fork, Join, Call, Warm, Assign, ScopeBegin, ScopeEnd)
 
@@ -43,7 +43,7 @@ class Prompts:
     def __init__(self, graph: Graph, encode: Callable[[str], Tokens], steps: Mapping[int, int], defaults: GenDefaults) -> None:
         self._graph, self._encode, self._steps, self._defaults = graph, encode, steps, defaults
         self._n_steps = 1 + max(steps.values(), default=-1)
-        self._unique = 0
+        self._unique = min(MARKS)
 
     def of(self, row: Mapping[str, str]) -> list[list[Tokens]]:
         """The prompts of a run with these arguments, by their turn. Each answer has tokens of its own."""
@@ -61,9 +61,9 @@ class Prompts:
                 case Reference(step):
                     here += answers[step]
                 case RoleBegin(role):
-                    here += encode(role)[:1] * N_BEGIN
-                case RoleEnd(role):
-                    here += encode(role)[:1] * N_END
+                    here += (*encode(role), *MARKS)
+                case RoleEnd():
+                    here += MARKS
                 case Gen() as gen:
                     found[self._steps[number]].append(tuple(here))
                     answers[number] = self._answer(gen)
