@@ -81,18 +81,18 @@ def tables(data: Data, n: int) -> dict[str, Table]:
     made: dict[str, list[Row]] = {name: [] for name in ("films", "products", "beers", "posts", "passages")}
     for number in range(n):
         title, text = chance.choice(things)
-        said = f"({number}) " + chance.choice(questions)[:160]
+        opinion = f"({number}) " + chance.choice(questions)[:160]
         few = chance.sample(things, min(3, len(things)))
-        film = {"kind": chance.choice(("Fresh", "Rotten")), "critic": chance.choice(users), "review": said}
+        film = {"kind": chance.choice(("Fresh", "Rotten")), "critic": chance.choice(users), "review": opinion}
         made["films"].append(film | {"genre": genres[title], "title": title, "description": text})
-        product = {"review": said, "stars": chance.choice("12345"), "verified": chance.choice(("true", "false"))}
+        product = {"review": opinion, "stars": chance.choice("12345"), "verified": chance.choice(("true", "false"))}
         made["products"].append(product | {"title": title, "description": text})
         marks = {"taste": chance.choice("12345"), "aroma": chance.choice("12345")}
         beer = {"style": styles[title], "name": title, "brewer": brewers[title]}
-        made["beers"].append({"review": said[:60], **marks, **beer})
-        made["posts"].append({"comment": said, "user": chance.choice(users), "score": chance.choice("123"), "post": text})
+        made["beers"].append({"review": opinion[:60], **marks, **beer})
+        made["posts"].append({"comment": opinion, "user": chance.choice(users), "score": chance.choice("123"), "post": text})
         texts = [each for _, each in few]
-        made["passages"].append({"question": said, "first": texts[0], "second": texts[-2], "third": texts[-1]})
+        made["passages"].append({"question": opinion, "first": texts[0], "second": texts[-2], "third": texts[-1]})
     return {
         "films": Table(films, made["films"], dependent=(("title", "description"),)),
         "products": Table(products, made["products"], dependent=(("title", "description"),)),

@@ -38,7 +38,9 @@ def is_plain(graph: Graph) -> bool:
 
 
 class Prompts:
-    """Of a graph that `is_plain`. `encode`: the tokens of a text; `steps`: the turn of each gen and select."""
+    """Of a graph that `is_plain`. `encode`: the tokens of a text. `steps`: the turn of each gen and
+    select.
+    """
 
     def __init__(self, graph: Graph, encode: Callable[[str], Tokens], steps: Mapping[int, int], defaults: GenDefaults) -> None:
         self._graph, self._encode, self._steps, self._defaults = graph, encode, steps, defaults
