@@ -251,3 +251,32 @@ def test_the_first_model_freezes_what_its_imports_made_but_no_model_and_nothing_
     n_frozen, n_more, held = ran.stdout.split()
     assert (int(n_frozen) > 50_000) is is_frozen
     assert (n_more, held) == ("0", "None")
+
+
+UNTIL_THE_END = """
+from concurrent.futures import Future
+from sgl_lab.contracts.params import SamplingParams
+from sgl_lab.contracts.port import GenJob
+from sgl_lab.session import Lab
+
+class Gen(Future):
+    def on_progress(self, index, text, ids): ...
+    def on_done(self, outputs): self.set_result(outputs)
+    def on_error(self, error): self.set_exception(error)
+
+def main():
+    labs = [Lab("smollm2") for _ in range(2)]
+    for lab in labs:
+        answer = Gen()
+        lab.backend.submit(GenJob((1, 2, 3), SamplingParams(max_tokens=4)), answer)
+        answer.result()
+    lab.backend.submit(GenJob((1, 2, 3), SamplingParams(max_tokens={n_more}, ignore_eos=True)), Gen())
+
+main()
+"""
+
+
+@pytest.mark.parametrize("n_more", [1, 400])
+def test_a_process_that_ends_while_a_model_computes_or_is_freed_is_not_aborted(n_more: int) -> None:
+    ran = subprocess.run([sys.executable, "-c", UNTIL_THE_END.format(n_more=n_more)], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")

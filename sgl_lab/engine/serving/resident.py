@@ -4,7 +4,9 @@ messages between steps.
 
 from __future__ import annotations
 
+import atexit
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -31,6 +33,8 @@ SLICE_S = 0.5
 """How long a caller waits before it asks whether the thread still lives."""
 TELL_S = 1.0
 """Seconds that `close` waits for listeners to receive their answers."""
+EXIT_S = 10.0
+"""Seconds that the end of the interpreter waits for the steps in flight."""
 
 
 def _do_nothing() -> None:
@@ -102,6 +106,26 @@ class _Life:
         return self.inbox.get()
 
 
+class _Thread(threading.Thread):
+    """A daemon, for which the interpreter waits at its end nevertheless: torch aborts a process whose
+    interpreter ends while another of its threads computes, or frees a model.
+    """
+
+    def __init__(self, life: _Life) -> None:
+        super().__init__(target=life.live, name="sgl_lab engine", daemon=True)
+        self.life = life
+
+
+@atexit.register
+def _end_all() -> None:
+    threads = [thread for thread in threading.enumerate() if isinstance(thread, _Thread)]
+    for thread in threads:
+        thread.life.ask_to_close()
+    until = time.monotonic() + EXIT_S
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
+
+
 class _Together(threading.local):
     """Messages that a thread sends while it is inside `at_once`; None outside."""
 
@@ -122,7 +146,7 @@ class Resident:
         self._cursor = cursor
         self._together = _Together()
         self._life = _Life(engine, after_close)
-        self._thread = threading.Thread(target=self._life.live, name="sgl_lab engine", daemon=True)
+        self._thread = _Thread(self._life)
         self._thread.start()
         weakref.finalize(self, self._life.ask_to_close).atexit = False
 
