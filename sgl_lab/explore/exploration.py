@@ -27,10 +27,10 @@ from ..lang.surface import gen
 from ..recorded import RecordedLab
 from ..trace import Record
 from ..viz.views.explore import ExplorePicture, ExploreView
-from ..viz.views.inspection import Inspection
+from ..viz.views.inspection import STEP, Inspection
 from ..viz.views.trie import Cell
 from .copied import cell_of
-from .prompt import Saying, prompt_of, role_after, saying
+from .prompt import prompt_of, role_after, saying
 
 ALTERNATIVES = 8
 """likeliest tokens that are kept beside each one"""
@@ -101,21 +101,22 @@ class Exploration:
         seed: int = 0,
         check: Callable[[], None] | None = None,
     ) -> None:
-        backend = lab.backend_for()
+        backend = backend_of(lab)
         if inspection.kind != "gen":
             raise BadArgument(f"{inspection.title} is a {inspection.kind}, which has no text of the model", hint="explore a gen")
-        if not takes_tokens(backend) or not lab.card.capabilities.prompt_logprobs:
+        if backend is None:
             raise BadArgument(f"{lab.title} takes no token ids, and a branch is made of them", hint="%sgl backend local")
         if any(token < 0 for token in inspection.prompt):
             raise BadArgument(f"the prompt of {inspection.title} has images or text pieces", hint="explore a gen whose prompt is text")
         self.lab, self.temperature, self.max_tokens, self.seed, self.check = lab, temperature, max_tokens, seed, check
+        self.title = f"explore {record.title}{STEP}{inspection.title}"
         self.name = inspection.name if not inspection.name.startswith("#") else NAME
         self.of = record
-        self._backend: Backend = backend
+        self._backend = backend
         self._lock = threading.RLock()
         self._undo: list[tuple[BranchChanged, ...]] = []
         self.branches: dict[int, Branch] = {}
-        self._saying: Saying = saying(tuple(record.entries), inspection.request, backend)
+        self._saying = saying(tuple(record.entries), inspection.request, backend)
         self._limit = limit_of(record, inspection.request)
         self.n_asked = 0
         """tokens for which alternatives were computed anew"""
@@ -373,6 +374,12 @@ def _ending(beginning: Sequence[Expr]) -> list[Expr]:
     """The end of the turn that is open after them."""
     role = role_after(beginning)
     return [RoleEnd(role)] if role else []
+
+
+def backend_of(lab: RecordedLab) -> Backend | None:
+    """Its backend, if that takes token ids and scores a prompt, which branches need."""
+    backend = lab.backend_for()
+    return backend if takes_tokens(backend) and lab.card.capabilities.prompt_logprobs else None
 
 
 def limit_of(record: Record, request: RequestId) -> int:

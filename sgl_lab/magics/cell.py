@@ -23,6 +23,7 @@ from ..trace.record import MARK, Record
 from ..viz.draw.numbers import counted
 from . import body as bodies
 from .cell_view import CellView
+from .doors import doors_of
 from .errors import as_cell_syntax_error, outer_filename, show_source
 from .interact import Interact
 from .jobs import Job
@@ -98,7 +99,8 @@ def _run(session: Session, cell: Cell) -> object:
         lab = session.lab_for(report, options)
     if not options.views:
         output.clear()
-    with cell.recorded(lab) as record, CellView(shell, output, lab, record, options.views, session.interrupts.request):
+    doors = doors_of(shell, session)
+    with cell.recorded(lab) as record, CellView(shell, output, lab, record, options.views, session.interrupts.request, doors):
         session.last = record
         state = cell.begin(lab, record, session.interrupts.check)
         if options.out is not None:

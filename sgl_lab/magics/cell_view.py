@@ -17,7 +17,7 @@ from ..contracts.legible import clipped
 from ..viz.views import views_of
 from ..viz.views.explore import ExploreView
 from .folded import Folded, about
-from .output import Output, html_line, in_kernel, is_captured
+from .output import Output, Pictures, html_line, in_kernel, is_captured
 from .printing import say
 from .shell import Shell
 
@@ -32,13 +32,21 @@ _log = logging.getLogger(__name__)
 
 
 class CellView:
-    """The view of one run: live within the block, frozen after it. Without any views it shows
-    nothing.
+    """The view of one run: live within the block, frozen after it, with a button that explores it if
+    there are `doors`. Without any views it shows nothing.
     """
 
     def __init__(
-        self, shell: Shell, output: Output, lab: RecordedLab, record: Record, views: Sequence[str], on_stop: Callable[[], None]
+        self,
+        shell: Shell,
+        output: Output,
+        lab: RecordedLab,
+        record: Record,
+        views: Sequence[str],
+        on_stop: Callable[[], None],
+        doors: Pictures | None = None,
     ) -> None:
+        self._doors = doors
         self._shell, self._output, self._lab, self._record, self._on_stop = shell, output, lab, record, on_stop
         self._views = views_for(lab, views)
         self._live: LiveHandle | None = None
@@ -78,10 +86,13 @@ class CellView:
             self._output.show(html_line(f"✕ nothing ran: {clipped(message, 200)}"))
             return
         bundle = folded.bundle(self._views, title_of(self._lab), status, message)
-        if in_kernel(self._shell):
-            self._output.show(bundle, {"sgl_lab": {"counts": folded.counts(), "status": status}})
-        else:
+        metadata = {"sgl_lab": {"counts": folded.counts(), "status": status}}
+        if not in_kernel(self._shell):
             say(bundle["text/plain"])
+        elif self._doors is not None:
+            self._doors.show(self._output, bundle, metadata, self._lab, self._record)
+        else:
+            self._output.show(bundle, metadata)
 
 
 def views_for(lab: RecordedLab, views: Sequence[str]) -> tuple[str, ...]:

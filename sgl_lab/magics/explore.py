@@ -15,13 +15,18 @@ from ..contracts.errors import BadArgument, SglError
 from ..contracts.events import Sample
 from .cell_view import live_panel, run_views, views_for
 from .folded import Folded, about
-from .output import Output, in_kernel
+from .output import Output, Showing, in_kernel
+from .printing import say
 from .shell import Shell
 
 if TYPE_CHECKING:
     from ..contracts.ids import RunId
     from ..explore.exploration import Exploration
+    from ..recorded import RecordedLab
+    from ..trace import Record
     from ..viz.panel import Panel
+    from ..viz.views.inspection import Inspection
+    from .session import Session
 
 REST_S = 1.5
 VIEWS = ("tree", "timeline")
@@ -40,7 +45,7 @@ class Explorer:
     def __init__(self, shell: Shell, exploration: Exploration, names: dict[str, RunId]) -> None:
         self._shell, self._names = shell, names
         self.exploration = exploration
-        self._output = Output(shell)
+        self._output: Showing = Output(shell)
         self._panel: Panel | None = None
         self._asked: SimpleQueue[Message | None] = SimpleQueue()
         self._timer: threading.Timer | None = None
@@ -49,12 +54,14 @@ class Explorer:
     @property
     def title(self) -> str:
         exploration = self.exploration
-        return f"{exploration.record.title} · {exploration.lab.title}"
+        return f"{exploration.title} · {exploration.lab.title}"
 
-    def show(self) -> None:
-        """Show it in the running cell: live in a page, whose output of before keeps its picture."""
+    def show(self, output: Showing | None = None) -> str:
+        """Show it in the running cell, or in an output of before: live in a page, where its earlier
+        output keeps its picture. Returns the name of the panel's element; empty without a page.
+        """
         lab, record = self.exploration.lab, self.exploration.record
-        self._output = Output(self._shell)
+        self._output = output or Output(self._shell)
         if in_kernel(self._shell) and self._panel is None:
             views = views_for(lab, VIEWS)
             self._panel = live_panel(self.title, views, self._on_message, explore=True, **about(lab))
@@ -63,6 +70,7 @@ class Explorer:
             self._thread = threading.Thread(target=self._work, name="sgl-explore", daemon=True)
             self._thread.start()
         self.draw()
+        return self._panel.mount if self._panel is not None else ""
 
     def draw(self) -> None:
         """Replace the output by the current picture."""
@@ -220,3 +228,18 @@ def cell_options(exploration: Exploration) -> str:
 
 def has_alternatives(answer: tuple[Sample, ...]) -> bool:
     return any(sample.top for sample in answer)
+
+
+def explorer_of(shell: Shell, session: Session, lab: RecordedLab, record: Record, one: Inspection) -> Explorer:
+    """The open exploration of this gen, or a new one."""
+    from ..explore.exploration import Exploration
+
+    key = (record.run, one.request)
+    known = session.explorers.get(key)
+    if not isinstance(known, Explorer) or known.exploration.is_closed:
+        exploration = Exploration(lab, record, one, check=session.interrupts.check)
+        known = session.explorers[key] = Explorer(shell, exploration, session.names)
+        session.keep_open(known)
+        if exploration.n_asked:
+            say(f"{record.title} was recorded without alternatives: those of {exploration.n_asked:,} tokens were computed now")
+    return known

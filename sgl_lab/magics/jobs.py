@@ -30,7 +30,7 @@ from .cell_view import live_panel, run_views, title_of
 from .errors import user_frames
 from .folded import Folded
 from .options import OptionError
-from .output import Bundle, Output, in_kernel
+from .output import Bundle, Output, Pictures, in_kernel
 from .printing import Printed, captured, route, say, unroute
 from .shell import Shell
 
@@ -68,13 +68,15 @@ class Job:
     printed   what its body printed and displayed, as text
     """
 
-    def __init__(self, number: int, title: str, shell: Shell, views: tuple[str, ...], on_end: Callable[[Job], None]) -> None:
+    def __init__(
+        self, number: int, title: str, shell: Shell, views: tuple[str, ...], on_end: Callable[[Job], None], doors: Pictures | None = None
+    ) -> None:
         self.number, self.title = number, title
         self.status = "running"
         self.state: ProgramState | None = None
         self.record: Record | None = None
         self.error: Exception | None = None
-        self._shell, self._views, self._on_end = shell, views, on_end
+        self._shell, self._views, self._on_end, self._doors = shell, views, on_end, doors
         self._printed = Printed()
         self._began, self._ended_at = time.monotonic(), 0.0
         self._ended: Future[None] = Future()
@@ -234,7 +236,7 @@ class Job:
                     self._panel.status(status)
                     self._panel.end()
                 for output in self._outputs:
-                    output.show(*self.frozen)
+                    self._show_frozen(output)
 
     # ------------------------------------------------------------ showing
 
@@ -252,7 +254,18 @@ class Job:
                 self._bind()
             output = Output(self._shell)
             self._outputs.append(output)
-            output.show(*(self.frozen or (self._running_bundle(), {}, self._panel)))
+            if self.frozen is None:
+                output.show(self._running_bundle(), {}, self._panel)
+            else:
+                self._show_frozen(output)
+
+    def _show_frozen(self, output: Output) -> None:
+        if self.frozen is None:
+            return
+        if self._doors is not None and self._lab is not None and self.record is not None:
+            self._doors.show(output, *self.frozen, self._lab, self.record)
+        else:
+            output.show(*self.frozen)
 
     def _running_bundle(self) -> Bundle:
         words = "this was still running when the notebook was saved" if self._panel is not None else self.status
@@ -318,14 +331,16 @@ class Jobs:
     def running(self) -> list[Job]:
         return [job for job in self if not job.is_over]
 
-    def start(self, title: str, shell: Shell, views: tuple[str, ...], work: Work, on_end: Callable[[Job], None]) -> Job:
+    def start(
+        self, title: str, shell: Shell, views: tuple[str, ...], work: Work, on_end: Callable[[Job], None], doors: Pictures | None = None
+    ) -> Job:
         """Run `work` in the background. OptionError if too many jobs are running."""
         if len(self.running()) >= MAX_RUNNING:
             raise OptionError(f"{MAX_RUNNING} background cells are running already", hint="`%sgl jobs stop N` stops one")
         route()
         with self._lock:
             self._n += 1
-            job = self._jobs[self._n] = Job(self._n, title, shell, views, on_end)
+            job = self._jobs[self._n] = Job(self._n, title, shell, views, on_end, doors)
             over = [number for number, job in self._jobs.items() if job.is_over]
             for number in over[:-KEPT_LIVE]:
                 self._jobs[number].forget_page()

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..contracts.legible import legible
 from ..viz.draw import html
-from ..viz.draw.escape import Markup
+from ..viz.draw.escape import Markup, joined, tag
 from .shell import Shell
 
 if TYPE_CHECKING:
+    from ..recorded import RecordedLab
+    from ..trace import Record
     from ..viz.panel import Panel
 
 Bundle = dict[str, str]
@@ -46,6 +48,18 @@ def is_captured(shell: Shell) -> bool:
     return True
 
 
+class Showing(Protocol):
+    """An output, or a part of one."""
+
+    def show(self, data: Mapping[str, object], metadata: Mapping[str, object] | None = None, panel: Panel | None = None) -> None: ...
+
+
+class Pictures(Protocol):
+    """What shows the pictures of runs that have ended."""
+
+    def show(self, output: Output, data: Bundle, metadata: Mapping[str, object], lab: RecordedLab, record: Record) -> None: ...
+
+
 class Output:
     """One output of the running cell. Its content can be replaced later and from other threads."""
 
@@ -57,13 +71,22 @@ class Output:
         content
         """
 
-    def show(self, data: Mapping[str, object], metadata: Mapping[str, object] | None = None, panel: Panel | None = None) -> None:
-        """Show or replace the content. If `panel` is live, its view replaces the HTML."""
+    def show(
+        self,
+        data: Mapping[str, object],
+        metadata: Mapping[str, object] | None = None,
+        panel: Panel | None = None,
+        attributes: Mapping[str, str] | None = None,
+    ) -> None:
+        """Show or replace the content. If `panel` is live, its view replaces the HTML, whose outer
+        element has these attributes.
+        """
         if not in_kernel(self._shell):
             return
         shown = {**data, "text/plain": legible(str(data["text/plain"]))}
         if "text/html" in data:
-            shown["text/html"] = html.output(Markup(str(data["text/html"])), {} if panel is None else {MOUNT_ATTRIBUTE: panel.mount}).source
+            mount = {} if panel is None else {MOUNT_ATTRIBUTE: panel.mount}
+            shown["text/html"] = html.output(Markup(str(data["text/html"])), {**mount, **(attributes or {})}).source
         is_new = self._publisher is None
         if is_new:
             self._publisher = self._shell.display_pub
@@ -100,6 +123,12 @@ def loading(output: Output) -> Iterator[Callable[[str, float | None], None]]:
     if shown:
         done = f"model loaded in {time.monotonic() - began:.1f} s"
         output.show({"text/html": html.progress(done, 1.0).source, "text/plain": done})
+
+
+def stacked(parts: Sequence[tuple[Mapping[str, str], Bundle]]) -> Bundle:
+    """One picture of these, one below the other, each in an element of its own with attributes."""
+    page = joined([tag("div", attributes, Markup(data["text/html"])) for attributes, data in parts])
+    return {"text/html": page.source, "text/plain": "\n\n".join(data["text/plain"] for _, data in parts)}
 
 
 def html_line(words: str) -> Bundle:

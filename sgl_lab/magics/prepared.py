@@ -24,6 +24,7 @@ from ..lang.sampling import given
 from ..lang.state import ProgramState, start, state_here
 from ..trace import write_jsonl
 from . import body as bodies
+from .doors import doors_of
 from .jobs import Job
 from .options import CellOptions
 from .printing import say
@@ -162,7 +163,7 @@ class Cell:
             if job.record is not None and session.last is last:
                 session.last = job.record
 
-        return session.jobs.start(title or self.title, self.shell, options.views, work, over)
+        return session.jobs.start(title or self.title, self.shell, options.views, work, over, doors_of(self.shell, session))
 
 
 def append(state: ProgramState | None, value: object, kind: str = "") -> object:

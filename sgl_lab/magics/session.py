@@ -65,6 +65,8 @@ class Session:
         """what `%sgl blame` found, by run and title of the answer"""
         self.explorers: dict[tuple[RunId, RequestId], Open] = {}
         """explorations by the run and the request of their gen"""
+        self.doors: Open | None = None
+        """pictures of ended runs, with their buttons"""
         self.grids: dict[str, Grid] = {}
         """results of cells with --over by their names, the latest last"""
         self._noticed: set[str] = set()
@@ -231,6 +233,8 @@ class Session:
         """End everything that continues between cells."""
         for interact in self._interacts:
             interact.close()
+        if self.doors is not None:
+            self.doors.close()
         if self.dashboard is not None:
             self.dashboard.close()
         if self.door is not None:

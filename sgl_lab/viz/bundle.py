@@ -59,6 +59,8 @@ sheet(data.parentNode, css, () => unpacked(data.textContent));
 """
 GRID = ("legible", "page", "grid")
 """modules of a grid, which needs none of the views"""
+DOOR = ("legible", "page", "door")
+"""modules of the buttons on saved pictures"""
 
 
 @cache

@@ -13,7 +13,7 @@ TRIP = (
     'user("Name one famous sight in Paris.")\nassistant(gen("sight", max_tokens=8))'
 )
 SAME = "print(kept.token_ids() == branch_1.token_ids())"
-EXPLORE = 2
+TRIP_CELL, EXPLORE = 1, 2
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +94,18 @@ def test_the_saved_file_has_the_last_picture_and_no_widget(notebook: Notebook) -
     assert set(output.data) == {"text/html", "text/plain"}
     assert "what it could have said" in output.data["text/plain"]
     assert "★ ◆ branch 1" in output.data["text/plain"]
+
+
+def test_a_run_that_ended_has_a_button_as_long_as_its_kernel_lives(notebook: Notebook) -> None:
+    output = notebook.output(TRIP_CELL)
+    button = output.get_by_role("button", name="Explore", exact=True)
+    button.click()
+    expect(output.locator(".sgl-x-answer .sgl-x-tok").first).to_be_focused(timeout=1000 * RUN_S)
+    notebook.page.keyboard.press("Enter")
+    notebook.page.keyboard.press("Enter")
+    expect(output.locator(".sgl-x-branch")).to_have_count(7, timeout=1000 * RUN_S)  # it is the exploration of before
+    notebook.wait("JSON.stringify(lab.cell(arg).model.toJSON().outputs).includes('branch 7')", TRIP_CELL, seconds=30)
+    expect(button).to_be_visible()  # the run's own picture is still there
+    notebook.js("await lab.panel().sessionContext.restartKernel()")
+    expect(button).to_have_count(0, timeout=1000 * RUN_S)
+    expect(output.get_by_role("button", name="Replay the run")).to_have_count(2)

@@ -86,8 +86,8 @@ def test_every_rule_is_scoped_to_the_widget() -> None:
 
 def test_the_files_are_joined_whole_and_share_no_name() -> None:
     files = {path.stem for path in bundle.STATIC.glob("*.js")}
-    assert files == {*bundle.MODULES, *bundle.GRID}
-    for joined, least in ((ESM, 60), (bundle.esm(bundle.GRID), 20)):
+    assert files == {*bundle.MODULES, *bundle.GRID, *bundle.DOOR}
+    for joined, least in ((ESM, 60), (bundle.esm(bundle.GRID), 20), (bundle.esm(bundle.DOOR), 15)):
         assert re.findall(r"^import .*|^export (?!default|\{ \w+ \}).*", joined, re.MULTILINE) == []
         names = re.findall(r"^(?:async )?(?:function\*?|class|const|let) (\w+)", joined, re.MULTILINE)
         assert len(names) > least
@@ -95,7 +95,7 @@ def test_the_files_are_joined_whole_and_share_no_name() -> None:
 
 
 def test_what_a_file_takes_from_another_is_there() -> None:
-    for name in {*bundle.MODULES, *bundle.GRID}:
+    for name in {*bundle.MODULES, *bundle.GRID, *bundle.DOOR}:
         text = (bundle.STATIC / f"{name}.js").read_text()
         for names, other in re.findall(r'^import \{([^}]*)\} from "\./(\w+)\.js";', text, re.MULTILINE):
             there = re.findall(

@@ -10,7 +10,7 @@ from ...contracts.events import Entry, ExplorationOpened, PromptPiece
 from ...viz.draw import explore as draw
 from ...viz.views.explore import ExploreView
 from ...viz.views.inspection import Inspection, inspections
-from ..explore import Explorer, cell_options, has_alternatives
+from ..explore import Explorer, cell_options, explorer_of, has_alternatives
 from ..options import OptionError, nearest
 from ..output import in_kernel
 from ..printing import say
@@ -21,7 +21,6 @@ from .history import completions, is_called, names_of, run_and_name
 
 if TYPE_CHECKING:
     from ...explore.exploration import Exploration
-    from ...recorded import RecordedLab
     from ...trace import Record
 
 
@@ -34,7 +33,7 @@ def _explore(shell: Shell, session: Session, words: Words) -> None:
         if one is None or lab is None or not lab.is_open:
             _show_still(shell, words, record, one)
             return
-        explorer = _opened(shell, session, lab, record, one)
+        explorer = explorer_of(shell, session, lab, record, one)
     exploration = explorer.exploration
     _act(exploration, words)
     if "-o" in words.options:
@@ -71,21 +70,6 @@ def _gen(record: Record, name: str | None) -> Inspection | None:
     if not gens:
         raise OptionError(f"{chosen[-1].title} is a {chosen[-1].kind}, which has no text of the model", hint="explore a gen")
     return gens[-1]
-
-
-def _opened(shell: Shell, session: Session, lab: RecordedLab, record: Record, one: Inspection) -> Explorer:
-    """The open exploration of this gen, or a new one."""
-    from ...explore.exploration import Exploration
-
-    key = (record.run, one.request)
-    known = session.explorers.get(key)
-    if not isinstance(known, Explorer) or known.exploration.is_closed:
-        exploration = Exploration(lab, record, one, check=session.interrupts.check)
-        known = session.explorers[key] = Explorer(shell, exploration, session.names)
-        session.keep_open(known)
-        if exploration.n_asked:
-            say(f"{record.title} was recorded without alternatives: those of {exploration.n_asked:,} tokens were computed now")
-    return known
 
 
 def _act(exploration: Exploration, words: Words) -> None:

@@ -26,16 +26,19 @@ function pace(ms) {
 export function replay(home, css, meta, unpack) {
   const pictures = el("div");
   pictures.append(...[...home.children].filter((child) => child.localName !== "script"));
+  const place = home.closest("[data-sgl-run]");
+  const name = place?.dataset.sglRun;
+  const known = players.get(name);
+  if (known && !known.host.isConnected) return known.move(home, pictures, place);
   const host = el("div");
   const shadow = host.attachShadow({ mode: "open" });
   const root = el("div");
   shadow.append(el("style", {}, css), root);
   home.prepend(host, pictures);
-  const player = new Player(root, meta, unpack, () => {
-    // Hidden, but still text of the page: its search and other readers find every answer.
-    Object.assign(pictures.style, { position: "absolute", width: "1px", height: "1px", overflow: "hidden", clipPath: "inset(50%)" });
-    furnish(pictures, { inert: true, "aria-hidden": true });
-  });
+  const player = new Player(root, meta, unpack, () => hide(pictures));
+  player.host = host;
+  player.attach(place);
+  if (name) players.set(name, player);
   const near = new IntersectionObserver(
     ([{ isIntersecting }]) => {
       if (!isIntersecting) return;
@@ -46,6 +49,15 @@ export function replay(home, css, meta, unpack) {
   );
   near.observe(pictures);
   return player;
+}
+
+/** Players by the names of their runs: an output that is drawn again keeps its player and its moment. */
+const players = new Map();
+
+/** Hidden, but still text of the page: its search and other readers find every answer. */
+function hide(pictures) {
+  Object.assign(pictures.style, { position: "absolute", width: "1px", height: "1px", overflow: "hidden", clipPath: "inset(50%)" });
+  furnish(pictures, { inert: true, "aria-hidden": true });
 }
 
 /** "light" or "dark", as the page declares; "" if it does not. */
@@ -62,6 +74,12 @@ class Player {
     this.speed = pace(meta.ms);
     this.verb = el("span");
     this.button = el("button", { type: "button", class: "sgl-stop sgl-play", click: () => this.toggle() }, this.verb);
+    this.explore = el(
+      "button",
+      { type: "button", class: "sgl-stop sgl-play", title: "Go on from any token of this run; of what is chosen here, if something is", hidden: true, click: () => this.branch() },
+      "Explore",
+    );
+    this.refusal = el("span", { class: "sgl-refusal", role: "status", hidden: true });
     this.slider = el("input", {
       type: "range",
       class: "sgl-range sgl-time",
@@ -91,6 +109,38 @@ class Player {
     );
     root.dataset.theme = theme(document.body.dataset);
     new MutationObserver(() => (root.dataset.theme = theme(document.body.dataset))).observe(document.body, { attributes: true });
+  }
+
+  // ------------------------------------------------ the kernel's door
+
+  /** Follow the door of the element that holds the picture, if there is one. */
+  attach(place) {
+    this.place = place;
+    const follow = ({ text = "" } = {}) => {
+      this.explore.hidden = !place.sglExplore;
+      this.explore.disabled = false;
+      this.refusal.hidden = !text;
+      setText(this.refusal, text);
+    };
+    place?.addEventListener("sgl-door", ({ detail }) => follow(detail));
+    if (place) follow();
+  }
+
+  /** Its output was drawn again. */
+  move(home, pictures, place) {
+    home.prepend(this.host, pictures);
+    if (this.view) hide(pictures);
+    this.attach(place);
+    return this;
+  }
+
+  /** Ask the kernel to explore the gen of what is chosen. */
+  branch() {
+    const { chosen } = this.view;
+    const stretch = chosen && chosen.kind !== "count" ? this.store.links(chosen).stretches.at(-1) : null;
+    const [fork, , end] = stretch ?? [null, null, null];
+    this.explore.disabled = true;
+    this.place.sglExplore({ fork, position: Number.isFinite(end) ? end - 1 : null });
   }
 
   async open() {

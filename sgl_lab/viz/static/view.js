@@ -203,7 +203,7 @@ class Header {
       this.title,
       this.phase,
       this.toggles,
-      player?.button ?? this.stop,
+      ...(player ? [player.refusal, player.explore, player.button] : [this.stop]),
       this.progress,
     );
     this.done = el("div", { class: "sgl-done" });
