@@ -43,15 +43,16 @@ class Door {
 
   answer({ run, place: name, text = "" }) {
     for (const [place, its] of this.places()) if (its === run) place.dispatchEvent(new CustomEvent("sgl-door", { detail: { text, done: true } }));
-    if (name) this.arrive(`[data-sgl-place="${CSS.escape(name)}"] .sgl-x-tok`, performance.now() + ARRIVES_MS);
+    if (name) this.arrive(run, `[data-sgl-place="${CSS.escape(name)}"] .sgl-x-tok`, performance.now() + ARRIVES_MS);
   }
 
-  /** Focus the first token of the panel as soon as it is there. */
-  arrive(selector, until) {
-    const found = [...document.querySelectorAll(selector)].find((tok) => tok.offsetParent);
+  /** Focus the first token of the panel below this run's picture, as soon as it is there. */
+  arrive(run, selector, until) {
+    const homes = this.places().flatMap(([place, its]) => (its === run ? [place.parentElement] : []));
+    const found = homes.flatMap((home) => [...home.querySelectorAll(selector)]).find((tok) => tok.offsetParent);
     found?.scrollIntoView({ block: "nearest" });
     found?.focus();
-    if (!found && performance.now() < until) setTimeout(() => this.arrive(selector, until), LOOK_SOON_MS);
+    if (!found && performance.now() < until) setTimeout(() => this.arrive(run, selector, until), LOOK_SOON_MS);
   }
 
   close() {
