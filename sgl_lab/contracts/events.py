@@ -583,7 +583,9 @@ class PromptPiece(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ExplorationOpened:
-    """A gen of another run, as it was when it was opened: what branches begin from."""
+    """A gen of another run, as it was when it was opened: what branches begin from. A later one of the
+    same exploration replaces the first.
+    """
 
     run: RunId
     """of the exploration"""
@@ -594,6 +596,8 @@ class ExplorationOpened:
     prompt: tuple[int, ...]
     pieces: tuple[PromptPiece, ...]
     answer: tuple[Sample, ...]
+    request: RequestId | None = None
+    """of a gen that still runs: what it samples from here on belongs to the answer"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from ..contracts.conversation import takes_tokens
 from ..contracts.errors import BadArgument, EngineStopped, ProgramError
-from ..contracts.events import BranchChanged, ExplorationOpened, RequestQueued, Sample
+from ..contracts.events import BranchChanged, Event, ExplorationOpened, RequestFinished, RequestQueued, Sample, TokensSampled
 from ..contracts.ids import ForkId, RequestId, RunId
 from ..contracts.params import MAX_N, SamplingParams
 from ..contracts.port import Backend
@@ -27,7 +27,7 @@ from ..lang.surface import gen
 from ..recorded import RecordedLab
 from ..trace import Record
 from ..viz.views.explore import ExplorePicture, ExploreView
-from ..viz.views.inspection import STEP, Inspection
+from ..viz.views.inspection import STEP, Inspection, inspections
 from ..viz.views.trie import Cell
 from .copied import cell_of
 from .prompt import prompt_of, role_after, saying
@@ -127,10 +127,7 @@ class Exploration:
         self.record: Record = self._ended.enter_context(lab.record(f"explore {record.title}", source, is_guest=True))
         self._view = ExploreView(lab.spell, self.record.run)
         try:
-            answer = tuple(inspection.samples)
-            if answer and not any(sample.top for sample in answer):
-                answer = self._asked_anew(answer)
-            lab.emit(ExplorationOpened(self.run, record.title, inspection.title, self._saying.prompt, self._saying.pieces, answer))
+            self._open(inspection)
         except BaseException:
             self.close()
             raise
@@ -351,6 +348,22 @@ class Exploration:
         self.branches[about.branch] = replace(self.branches[about.branch], about=about)
         self.lab.emit(about)
 
+    def _open(self, one: Inspection) -> None:
+        """Emit what the gen has. If it runs, and gets tokens meanwhile, once more."""
+        runs, since = not one.reason, 0
+        while True:
+            if runs:
+                entries = tuple(self.of.entries)
+                one, since = next(each for each in inspections(entries) if each.request == one.request), len(entries)
+            answer = tuple(one.samples)
+            if answer and one.reason and not any(sample.top for sample in answer):
+                answer = self._asked_anew(answer)
+            still = None if one.reason else one.request
+            self.lab.emit(ExplorationOpened(self.run, self.of.title, one.title, self._saying.prompt, self._saying.pieces, answer, still))
+            opened = next(entry.seq for entry in reversed(self.record.entries) if isinstance(entry.event, ExplorationOpened))
+            if still is None or not any(entry.seq < opened and _is_of(entry.event, still) for entry in tuple(self.of.entries[since:])):
+                return
+
     def _asked_anew(self, answer: tuple[Sample, ...]) -> tuple[Sample, ...]:
         """The recorded answer, with the alternatives to its tokens as one request computes them."""
         state = start(self._backend, self.lab.emit, self.run, label="alternatives", check=self.check)
@@ -365,6 +378,13 @@ class Exploration:
             sample._replace(logprob=own[0], top=tuple((token, logprob) for logprob, token, _ in top or ()))
             for sample, (own, top) in zip(answer, found, strict=True)
         )
+
+
+def _is_of(event: Event, request: RequestId) -> bool:
+    """Whether the event changes the answer of this request."""
+    if isinstance(event, TokensSampled):
+        return any(sample.request == request for sample in event.samples)
+    return isinstance(event, RequestFinished) and event.request == request
 
 
 _DEFAULTS = SamplingParams(**given({"top_logprobs_num": ALTERNATIVES}))

@@ -127,7 +127,8 @@ class Session:
             found = runs[int(word)]
         else:
             wanted = (self.names.get(word), word, f"In[{word}]")
-            found = self.replayed.get(word) or next((record for record in reversed(runs) if {record.run, record.title} & {*wanted}), None)
+            running = [job.record for job in self.jobs.running() if job.record is not None]
+            found = self.replayed.get(word) or next((one for one in reversed([*runs, *running]) if {one.run, one.title} & {*wanted}), None)
         if found is not None:
             return found
         names = self.run_names()

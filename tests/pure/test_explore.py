@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import pytest
 
 from sgl_lab import assistant, gen, select, system, token_ids, user
 from sgl_lab.contracts.errors import BadArgument, EngineStopped, ProgramError
-from sgl_lab.contracts.events import BranchChanged, ExplorationOpened, Sample, StepRan
+from sgl_lab.contracts.events import BranchChanged, ExplorationOpened, Sample, StepRan, TokensSampled
 from sgl_lab.contracts.events import from_json as event_from
 from sgl_lab.contracts.events import to_json as event_to
+from sgl_lab.contracts.params import SamplingParams
 from sgl_lab.explore.exploration import Exploration
 from sgl_lab.lang import surface
 from sgl_lab.lang.serial import from_json, to_json
@@ -23,6 +25,7 @@ from sgl_lab.magics.cell import LANGUAGE
 from sgl_lab.magics.prepared import append
 from sgl_lab.trace import read_jsonl, write_jsonl
 from sgl_lab.viz.views.explore import ExploreView
+from sgl_lab.viz.views.inspection import inspections
 from sgl_lab.viz.views.trie import Cell, trie
 
 from .exploring import HashLab, ran
@@ -166,6 +169,26 @@ def test_what_is_done_to_branches_is_undone_and_is_a_fold_of_events(lab: HashLab
     exploration.close()
     with pytest.raises(ProgramError, match="closed"):
         exploration.pin(1)
+
+
+def test_a_gen_that_still_runs_is_explored_while_it_goes_on(lab: HashLab) -> None:
+    with lab.record("In[1]") as record:
+        state = start(lab.backend_for(), lab.emit, record.run, SamplingParams(logprobs=True, top_logprobs=4))
+        state += user("Count: ") + assistant(gen("long", max_tokens=600, temperature=0))
+        while not any(isinstance(entry.event, TokensSampled) for entry in tuple(record.entries)):
+            time.sleep(0.001)
+        found = inspections(tuple(record.entries))[-1]
+        exploration = Exploration(lab, record, found, max_tokens=5)
+        first = exploration.picture()["branches"][0]
+        branch = exploration.branch(0, 0, exploration.cells(0)[0].top[1][0])
+        assert len(branch.state.token_ids()) > 5
+        state.finish()
+    sampled = next(one.samples for one in inspections(record.entries) if one.request == found.request)
+    assert (first["state"], len(sampled)) == ("running", 600)
+    assert [cell.token for cell in exploration.cells(0)] == [sample.token for sample in sampled]
+    row = exploration.picture()["branches"][0]
+    assert (row["state"], row["ms"]) == ("length", None)
+    exploration.close()
 
 
 def test_deltas_of_an_exploration_add_up(lab: HashLab) -> None:

@@ -111,11 +111,14 @@ class ExploreView:
 
     def fold(self, entry: Entry) -> None:
         match entry.event:
-            case ExplorationOpened(run=run) as opened if self._opened is None and self._run in (None, run):
+            case ExplorationOpened(run=run) as opened if self._run in (None, run) and len(self._branches) < 2:
                 self._opened, self._run, self._is_new = opened, run, True
+                self._by_request.clear()
                 cells = [Cell(sample.token, sample.logprob, sample.top) for sample in opened.answer]
                 self._branches[0] = _Branch(None, cells, prompt=opened.prompt, state="")
                 self._changed.add(0)
+                if opened.request is not None:
+                    self._by_request[opened.request], self._branches[0].state = 0, "running"
             case _ if self._opened is None:
                 pass
             case BranchChanged(run=run) as about if run == self._run:
@@ -188,7 +191,7 @@ class ExploreView:
             self._changed.add(number)
 
     def _sampled(self, mine: _Branch, sample: Sample, t_ns: int) -> None:
-        if mine.first_ns is None:
+        if mine.first_ns is None and mine.about is not None:
             mine.first_ns = t_ns
         mine.cells.append(Cell(sample.token, sample.logprob, sample.top))
 
