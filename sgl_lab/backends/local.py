@@ -64,6 +64,10 @@ class LocalBackend(TokenizedBackend):
     def prepare(self, constraint: Constraint) -> None:
         self._resident.engine.prepare(constraint)
 
+    def allowed(self, constraint: Constraint, begun: tuple[int, ...], tokens: tuple[int, ...]) -> tuple[bool, ...]:
+        """Which of `tokens` may follow the first tokens of a text. BadArgument if none begins with these."""
+        return self._resident.engine.allowed(constraint, begun, tokens)
+
     def submit(self, job: GenJob, listener: GenListener) -> RequestId:
         group = self._resident.engine.gen(job, self._resident.on_own_thread(listener), exact=self._card.capabilities.deterministic)
         return self._queue(group, job)

@@ -268,6 +268,16 @@ class Port(Protocol):
 
 
 @runtime_checkable
+class Allowing(Protocol):
+    """A backend that says what a constraint allows."""
+
+    def allowed(self, constraint: Constraint, begun: tuple[int, ...], tokens: tuple[int, ...]) -> tuple[bool, ...]:
+        """Which of `tokens` may follow the first tokens, `begun`, of a text. BadArgument if no text begins
+        with these.
+        """
+
+
+@runtime_checkable
 class Backend(Port, Protocol):
     """The port at the level of tokens. A prompt has at least one.
 

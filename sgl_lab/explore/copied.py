@@ -52,10 +52,18 @@ def _written(part: Expr) -> str:
             return repr(text)
         case TokenIds(ids):
             return f"token_ids({list(ids)})"
-        case Gen(name, given):
-            arguments = [repr(name), *(f"{key}={_value(value)}" for key, value in given), "heal=False"]
+        case Gen(name, given, form) if is_written(part):
+            argument, text = form.stated if form is not None and form.stated else ("", "")
+            stated = [f"{argument}={text if argument == 'dtype' else repr(text)}"] if argument else []
+            begins = [f"begins={list(part.begins)}"] if part.begins else []
+            arguments = [repr(name), *(f"{key}={_value(value)}" for key, value in given), *stated, *begins, "heal=False"]
             return f"gen({', '.join(arguments)})"
     raise ProgramError(f"a {type(part).__name__} cannot be written as a cell")
+
+
+def is_written(part: Gen) -> bool:
+    """Whether a cell can say this gen: its form is stated by an argument."""
+    return part.form is None or part.form.stated is not None
 
 
 def _value(value: object) -> str:

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 
 from ..contracts.conversation import takes_tokens
 from ..contracts.errors import BadArgument, EngineStopped, ProgramError
-from ..contracts.events import BranchChanged, Event, ExplorationOpened, RequestFinished, RequestQueued, Sample, TokensSampled
+from ..contracts.events import BranchChanged, Event, ExplorationOpened, RequestFinished, Sample, TokensSampled
 from ..contracts.ids import ForkId, RequestId, RunId
 from ..contracts.params import MAX_N, SamplingParams
-from ..contracts.port import Backend
+from ..contracts.port import Allowing, Backend
 from ..contracts.prefixes import n_common
 from ..lang.chat_template import chat_of
 from ..lang.expressions import Concat, Expr, Gen, RoleEnd, Text, TokenIds
@@ -29,7 +29,8 @@ from ..trace import Record
 from ..viz.views.explore import ExplorePicture, ExploreView
 from ..viz.views.inspection import STEP, Inspection, inspections
 from ..viz.views.trie import Cell
-from .copied import cell_of
+from .asked import asked_of
+from .copied import cell_of, is_written
 from .prompt import prompt_of, role_after, saying
 
 ALTERNATIVES = 8
@@ -117,7 +118,7 @@ class Exploration:
         self._undo: list[tuple[BranchChanged, ...]] = []
         self.branches: dict[int, Branch] = {}
         self._saying = saying(tuple(record.entries), inspection.request, backend)
-        self._limit = limit_of(record, inspection.request)
+        self._asked = asked_of(record, inspection.request)
         self.n_asked = 0
         """tokens for which alternatives were computed anew"""
         self._n_read = 0
@@ -154,8 +155,25 @@ class Exploration:
             raise BadArgument(f"there is no token {at}: the answer has {len(cells)}", hint=f"0 to {len(cells)}")
         if not 0 <= token < self.lab.card.vocab:
             raise BadArgument(f"{self.lab.card.name} has no token {token}", hint=f"0 to {self.lab.card.vocab - 1:,}")
+        if self.refused(parent, at, (token,)):
+            raise BadArgument(f"{self.lab.spell(token)!r:.40} {self.why_refused}", hint="choose another token")
         forced = (*(cell.token for cell in cells[:at]), token)
         return self._run(parent, "token", [forced], self.temperature)[0]
+
+    def refused(self, parent: int, at: int, tokens: tuple[int, ...] = ()) -> tuple[int, ...]:
+        """Those of `tokens` that the constraint of the gen does not allow in the place of token `at`
+        of `parent`; of the recorded alternatives there, if no tokens are given.
+        """
+        cells, form = self._cells(parent), self._asked.form
+        if form is None or not isinstance(self._backend, Allowing):
+            return ()
+        tokens = tokens or tuple(token for cell in cells[at : at + 1] for token, _ in cell.top)
+        allowed = self._backend.allowed(form.constraint, tuple(cell.token for cell in cells[:at]), tokens)
+        return tuple(token for token, is_allowed in zip(tokens, allowed, strict=True) if not is_allowed)
+
+    @property
+    def why_refused(self) -> str:
+        return f"is not allowed there by the {self._asked.form_kind} of {self.name}"
 
     def more(self, parent: int, at: int, k: int, temperature: float = 1.0) -> list[Branch]:
         """`k` further continuations of `parent` before its token `at`, sampled together."""
@@ -222,7 +240,8 @@ class Exploration:
         """
         found = self._branch(branch)
         drawn = tuple(cell.token for cell in self._cells(branch)[len(found.about.forced) :])
-        again = found.gen if self.lab.card.capabilities.deterministic or not drawn else TokenIds(drawn)
+        is_repeated = self.lab.card.capabilities.deterministic or not drawn
+        again = found.gen if is_repeated and is_written(found.gen) else TokenIds((*found.gen.begins, *drawn))
         return cell_of((*found.beginning, again), found.about, options)
 
     # ------------------------------------------------------------ reading
@@ -316,14 +335,15 @@ class Exploration:
                 *(self.run, number, ForkId(state._stream.id), parent, how, forced, f"branch {number}", False, False),
                 *(float(temperature), seed, piece, text),
             )
-            most = self.max_tokens or max(LEAST, self._limit - len(forced))
+            asked = self._asked
+            most = self.max_tokens or max(LEAST if asked.form is None else 1, asked.limit - len(forced))
             room = self.lab.card.context - len(self._saying.prompt) - len(forced) - 1
-            stop = () if role_after(beginning) else chat_of(self._backend, self.lab.card).stop
-            generates = gen(
-                self.name, max_tokens=max(1, min(most, room)), temperature=temperature, seed=seed, stop=stop or None, heal=False
-            )
-            assert isinstance(generates, Gen)
-            branch = Branch(about, (*beginning, *([TokenIds(forced)] if forced else [])), generates, state)
+            stop = (*asked.stop, *(() if role_after(beginning) else chat_of(self._backend, self.lab.card).stop))
+            sampled = {"max_tokens": max(1, min(most, room)), "temperature": temperature, "seed": seed, "stop": stop or None}
+            begins = forced if asked.form is not None or asked.stop else ()
+            generates = Gen(self.name, tuple(given(sampled).items()), asked.form, heal=False, begins=begins)
+            placed = [TokenIds(forced)] if forced and not begins else []
+            branch = Branch(about, (*beginning, *placed), generates, state)
             self.branches[number] = branch
             self.lab.emit(about)
             return branch
@@ -333,7 +353,7 @@ class Exploration:
         if not parent:
             return len(self._saying.beginning)
         found = self._branch(parent)
-        return len(found.beginning) - bool(found.about.forced)
+        return len(found.beginning) - bool(found.about.forced and not found.gen.begins)
 
     def _set(self, branch: int, **changes: object) -> None:
         self._check_open()
@@ -400,9 +420,3 @@ def backend_of(lab: RecordedLab) -> Backend | None:
     """Its backend, if that takes token ids and scores a prompt, which branches need."""
     backend = lab.backend_for()
     return backend if takes_tokens(backend) and lab.card.capabilities.prompt_logprobs else None
-
-
-def limit_of(record: Record, request: RequestId) -> int:
-    """Most tokens of the gen of this request."""
-    events = (entry.event for entry in tuple(record.entries))
-    return next((event.max_tokens for event in events if isinstance(event, RequestQueued) and event.request == request), 0)

@@ -57,16 +57,33 @@ class Grammars:
         self._compiling: WeakValueDictionary[Constraint, threading.Lock] = WeakValueDictionary()
         """held by the thread that compiles one; gone with the last thread that waits for it"""
 
-    def start(self, constraint: Constraint, most: int | None = None) -> Matcher:
-        """A matcher at the beginning of a text of at most `most` tokens, those of its seam not counted.
+    def start(self, constraint: Constraint, most: int | None = None, *, begun: Tokens = ()) -> Matcher:
+        """A matcher after the first tokens of a text, `begun`, with at most `most` tokens after them;
+        those of its seam are not counted.
 
-        BadArgument or BackendUnsupported if there can be none.
+        BadArgument or BackendUnsupported if there can be none, or if no text begins with these.
         """
         prototypes, path, machine = self.prepare(constraint)
+        most = None if most is None else most + len(begun)
         if path is not None and most is not None and len(path) - self._n_inside(path, constraint.seam) > most:
             path = None
         tokenizer, completions = self._tokenizer()
-        return Matcher(prototypes, tokenizer, self._spelling.n_vocab, self._jump, completions, path, machine, constraint.seam)
+        matcher = Matcher(prototypes, tokenizer, self._spelling.n_vocab, self._jump, completions, path, machine, constraint.seam)
+        for n, token in enumerate(begun, 1):
+            if not matcher.allows(token):
+                words = self._spelling.token_bytes(token).decode(errors="replace")
+                raise BadArgument(
+                    f"token {n} of the text's beginning, {words!r:.40}, is not allowed by its {constraint.kind}",
+                    hint="choose another token there",
+                )
+            if not matcher.keeps_completion(token, (most or LONGEST) - n):
+                matcher.completion = None
+            matcher.take(token)
+        return matcher
+
+    def allowed(self, constraint: Constraint, begun: Tokens, tokens: Tokens) -> tuple[bool, ...]:
+        """Which of `tokens` may follow the first tokens of a text. Errors as of `start`."""
+        return tuple(map(self.start(constraint, begun=begun).allows, tokens))
 
     def _n_inside(self, path: Tokens, seam: str) -> int:
         """How many of a path's first tokens spell only `seam`."""

@@ -136,6 +136,10 @@ class Matcher:
             return True
         return is_light and ll_matcher.is_error() and _is_whole(self._prototypes.full().deep_copy(), tokens)
 
+    def allows(self, token: int) -> bool:
+        """Whether `token` may come next and the text goes on after it, or is whole."""
+        return not self.is_over and self._ll_matcher.deep_copy().consume_token(token)
+
     def reach(self, token: int) -> None:
         """Have the parser consume `token` ahead of `take`. OverBound if that has no bound."""
         if not self.is_light:

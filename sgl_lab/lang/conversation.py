@@ -27,7 +27,7 @@ from ..contracts.conversation import (
     ToolCallPart,
     ToolResultPart,
 )
-from ..contracts.errors import ProgramError, RequestFailed, Stopped
+from ..contracts.errors import BackendUnsupported, ProgramError, RequestFailed, Stopped
 from ..contracts.events import RequestAnswered, Sample, TextArrived
 from ..contracts.ids import RequestId
 from ..contracts.params import Constraint, SamplingParams
@@ -271,6 +271,8 @@ class ChatGeneration(Generation[ChatWorked, ChatOutput]):
         self._tools = source.form.tools if source.form is not None and can.tools else ()
 
     def _adapted(self, params: SamplingParams) -> SamplingParams:
+        if self.source.begins:
+            raise BackendUnsupported("this engine takes no token ids, and begins= is made of them", hint="leave out begins")
         self.stream.transcript.settle(to_generate=True)
         return replace(params, constraint=None) if self._tools else params
 

@@ -96,6 +96,8 @@ class Gen(Expr):
     """the model may generate the end of the preceding text again, if it would be one token with
     what follows
     """
+    begins: tuple[int, ...] = ()
+    """tokens that the text begins with: they are not drawn, and count for its constraint and stops"""
     location: SourceLocation = field(default_factory=user_location, compare=False)
 
     kind = "gen"

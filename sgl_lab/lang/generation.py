@@ -85,7 +85,7 @@ class Generation(Evaluation[W], Generic[W, O]):
         """This gen's part of a text that continues past it. The rest is kept for later gens."""
 
     def _may_go_ahead(self, params: SamplingParams) -> bool:
-        return bool(self.run.n_ahead) and self.source.reasoning is None and may_share(params)
+        return bool(self.run.n_ahead) and self.source.reasoning is None and not self.source.begins and may_share(params)
 
     # ------------------------------------------------------------ asking
 

@@ -45,6 +45,8 @@ _VALUES = (
     *(TokenIds, ToolTurn, Warm, Reasoning),
 )
 _KINDS: dict[str, type[DataclassInstance]] = {kind.__name__: kind for kind in _VALUES}
+_LATER: dict[type, set[str]] = {Gen: {"begins"}}
+"""fields that values written before they existed lack"""
 _METHODS = {repr(method): method for method in (greedy_token_selection, token_length_normalized, unconditional_likelihood_normalized)}
 
 
@@ -93,6 +95,7 @@ def from_json(data: Json) -> object:
 
 
 def _made(kind: type[DataclassInstance], given: Mapping[str, Json]) -> object:
-    if given.keys() != {each.name for each in fields(kind)}:
+    known = {each.name for each in fields(kind)}
+    if not known - _LATER.get(kind, set()) <= given.keys() <= known:
         raise ValueError(f"{kind.__name__} has not the fields {', '.join(sorted(given))}")
     return kind(**{name: from_json(value) for name, value in given.items()})

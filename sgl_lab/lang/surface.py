@@ -142,6 +142,7 @@ def gen(
     skip_special_tokens: bool | None = None,
     adapter: str | None = None,
     heal: bool = True,
+    begins: Sequence[int] = (),
 ) -> Gen | Select:
     """Text from the model, kept under `name`. Arguments that are not given are those of the run.
 
@@ -151,6 +152,10 @@ def gen(
     False.
 
     `adapter` names a LoRA adapter that is loaded (`lab.load_adapter`, `%sgl adapter`).
+
+    `begins` are token ids that the text begins with. They are not drawn and not counted by
+    `max_tokens`; what is drawn after them satisfies the constraint together with them. BadArgument,
+    when it is asked for, if no text of the constraint begins so.
 
     With `n` samples, the value is a list and the program continues with the first. With `choices`
     it is a `select`.
@@ -200,9 +205,12 @@ def gen(
     _check_heal(heal)
     if choices is not None:
         _check_select(arguments)
+        if begins:
+            raise BadArgument("begins= has no meaning with choices=: choices are scored, not sampled", hint="leave out begins")
         return select(name, choices, temperature or 0.0, choices_method or token_length_normalized, heal=heal)
     form = _FORMS[stated[0]](constraints[stated[0]]) if stated else None
-    return Gen(_checked(name), tuple(given(arguments).items()), form, execute, return_text_in_logprobs, heal=heal)
+    first = token_ids(begins).ids if begins else ()
+    return Gen(_checked(name), tuple(given(arguments).items()), form, execute, return_text_in_logprobs, heal=heal, begins=first)
 
 
 _FORMS = FORMS | {"tools": of_tools}

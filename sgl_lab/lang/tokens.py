@@ -70,6 +70,8 @@ class TokenGeneration(TokenEvaluation, Generation[TokenWorked, GenOutput]):
         if params.constraint is not None:
             transcript.let_go()  # a transcript contains only complete characters
         self.prompt()
+        if self.source.begins:
+            transcript.hold(self.source.begins)
         return params
 
     @property

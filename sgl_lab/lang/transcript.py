@@ -314,6 +314,10 @@ class Transcript(History):
             self._frozen = replace(self._frozen, n_pieces=len(self._placed))
         self._add(piece)
 
+    def hold(self, ids: tuple[int, ...]) -> None:
+        """The next gen's text begins with these tokens."""
+        self._held = Held((*self._held.ids, *ids), self._held.lead)
+
     def let_go(self) -> None:
         """The following text does not continue an incomplete character."""
         self._held = Held()

@@ -156,6 +156,11 @@ def _branch(explorer: Explorer, message: Message) -> dict[str, object]:
     return {"branch": made.number}
 
 
+def _refused(explorer: Explorer, message: Message) -> dict[str, object]:
+    exploration, line, at = explorer.exploration, _whole(message, "line"), _whole(message, "at")
+    return {"line": line, "at": at, "tokens": exploration.refused(line, at), "why": exploration.why_refused}
+
+
 def _more(explorer: Explorer, message: Message) -> dict[str, object]:
     n, heat = int(_number(message, "n", 1, 64)), _number(message, "temperature", 0, 5)
     made = explorer.exploration.more(_whole(message, "branch"), _whole(message, "at"), n, heat)
@@ -206,6 +211,7 @@ def _copy(explorer: Explorer, message: Message) -> dict[str, object]:
 
 _ACTS: dict[str, Callable[[Explorer, Message], dict[str, object]]] = {
     "branch": _branch,
+    "refused": _refused,
     "more": _more,
     "plan": _plan,
     "edit": _edit,

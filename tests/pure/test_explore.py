@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -103,6 +106,34 @@ def test_without_repeatable_sampling_a_copied_cell_forces_all_tokens(lab: HashLa
     object.__setattr__(lab.card.capabilities, "deterministic", True)
     assert "gen(" not in cell
     assert rerun(lab, cell, "sight") == tuple(branch.state.token_ids())
+    exploration.close()
+
+
+@pytest.mark.parametrize("form", [{"regex": "[a-c]{3}-[d-f]{9}"}, {"json_schema": {"enum": ["abcabc", "abdabd"]}}, {"stop": "qz"}])
+def test_a_branch_goes_on_under_the_constraint_of_its_gen(lab: HashLab, form: dict[str, Any]) -> None:
+    asked = gen("sight", max_tokens=20, temperature=0, **form)
+    exploration = Exploration(lab, *ran(lab, user("Name one sight: "), assistant("It is " + asked)))
+    if "stop" not in form:
+        first = "a" if "regex" in form else '"'
+        assert exploration.refused(0, 0, (120, ord(first))) == (120,)
+        with pytest.raises(BadArgument, match=f"'x' is not allowed there by the {next(iter(form))} of sight"):
+            exploration.branch(0, 1, 120)
+        assert not exploration.branches
+    at, token = {"regex": (1, ord("c")), "json_schema": (3, ord("d")), "stop": (4, 98)}[next(iter(form))]
+    branch = exploration.branch(0, at, token)
+    found = exploration.text(branch.number)
+    assert found[at] == chr(token)
+    assert branch.state["sight"] == found
+    if "regex" in form:
+        assert re.fullmatch(form["regex"], found)
+    elif "json_schema" in form:
+        assert json.loads(found) == "abdabd"
+    assert dict(branch.gen.given)["max_tokens"] == (16 if "stop" in form else 20 - at - 1)
+    row = exploration.picture()["branches"][1]
+    n_computed = 0 if "json_schema" in form else 1  # its other tokens have no alternative
+    assert (row["n_forced"], row["computed"], row["toks"][at][1]) == (at + 1, n_computed, token)
+    with HashLab() as another:
+        assert rerun(another, exploration.as_cell(branch.number), "sight") == tuple(branch.state.token_ids())
     exploration.close()
 
 

@@ -73,7 +73,7 @@ class Engine:
         intake = Intake(config, vocabulary, context, namespace, self.exact_namespace, pins, grammars, clock, embedding, adapting)
         self.spellings = intake.spellings
         self.gen, self.score, self.warm, self.pin, self.prepare = intake.gen, intake.score, intake.warm, intake.pin, intake.prepare
-        self.n_shortest = intake.n_shortest
+        self.n_shortest, self.allowed = intake.n_shortest, intake.allowed
         self._costs = StepCosts()
         self._drafts = Drafts(config.draft_tokens, self._costs)
         drafts = self._drafts if config.draft_tokens else None

@@ -54,7 +54,7 @@ class GenGroup(RequestGroup):
         terms = GenTerms(job, limit, vocabulary, ends, hidden)
         ids = [new_request_id() for _ in range(params.n)]
         constraint = params.constraint and replace(params.constraint, seam=rest.decode())
-        matchers = [None if constraint is None else grammars.start(constraint, limit) for _ in ids]
+        matchers = [None if constraint is None else grammars.start(constraint, limit, begun=terms.begun) for _ in ids]
         seams = [Seam(spellings, end, vocabulary.n_vocab) if spellings and rest else None for _ in ids]
         self.requests = tuple(
             Request(

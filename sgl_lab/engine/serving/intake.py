@@ -95,6 +95,11 @@ class Intake:
         path = self._grammars.prepare(constraint)[1]
         return None if path is None else len(path)
 
+    def allowed(self, constraint: Constraint, begun: tuple[int, ...], tokens: tuple[int, ...]) -> tuple[bool, ...]:
+        """Which of `tokens` may follow the first tokens of a text of this constraint."""
+        self._check_known("the beginning", begun)
+        return self._grammars.allowed(constraint, begun, tokens)
+
     def score(self, job: ScoreJob, listener: ScoreListener, *, exact: bool = False) -> ScoreGroup:
         """As `gen`, for a score."""
         if not job.choices:

@@ -3,7 +3,7 @@
  * comes back as a picture of events (viz/views/explore.py). A recorded one only shows.
  */
 
-import { clamp, count, el, figure, percent, seconds, setText, tool, visible } from "./page.js";
+import { clamp, count, el, figure, furnish, percent, seconds, setText, tool, visible } from "./page.js";
 
 const LEFT_BY = { token: "◆", more: "▸", edit: "✎" };
 const NOTED = 0.05;
@@ -79,6 +79,7 @@ export class Explore {
     if (of === "plan") this.editing?.planned(plan);
     if (of === "edit") this.editing?.close();
     if (of === "copy") this.copied(text);
+    if (of === "refused") return this.refuse(plan);
     this.stale = true;
     this.view.invalidate();
   }
@@ -224,7 +225,7 @@ export class Explore {
     const { row } = target.line;
     const [text, own, logprob, top] = row.toks[at];
     const known = top.some(([, id]) => id === own) || logprob === null ? top : [[text, own, logprob], ...top];
-    const options = known.map(([word, id, p]) => this.option(word, chanceOf(p), id === own, () => this.choose(row.id, at, id)));
+    const options = known.map(([word, id, p]) => this.option(word, id, chanceOf(p), id === own, () => this.choose(row.id, at, id)));
     const more = el("button", { type: "button", class: "sgl-x-more", role: "option", title: "m", click: () => this.more(row.id, at) }, "More from here");
     this.popup.replaceChildren(...options, more);
     this.popup.tok = target;
@@ -233,19 +234,37 @@ export class Explore {
     const box = target.getBoundingClientRect();
     this.popup.style.left = `${clamp(box.left - home.left, 4, Math.max(4, home.width - this.popup.offsetWidth - 4))}px`;
     this.popup.style.top = `${box.bottom - home.top + 3}px`;
+    this.send("refused", { line: row.id, at });
     (options.find((option) => !option.classList.contains("sgl-own")) ?? more).focus({ preventScroll: true });
   }
 
-  option(word, p, isOwn, act) {
+  /** Alternatives that the constraint of the gen forbids cannot be chosen. */
+  refuse({ line, at, tokens, why }) {
+    const { tok } = this.popup;
+    if (this.popup.hidden || tok.line.row.id !== line || tok.tok.at !== at) return;
+    const options = [...this.popup.children];
+    for (const option of options) {
+      if (!tokens.includes(option.token)) continue;
+      furnish(option, { "aria-disabled": true, title: `${option.word} ${why}` });
+      option.append(el("span", { class: "sgl-x-why" }, why));
+    }
+    const own = this.root.getRootNode().activeElement;
+    if (own?.ariaDisabled !== "true") return;
+    options.find((option) => option.ariaDisabled !== "true" && !option.classList.contains("sgl-own"))?.focus({ preventScroll: true });
+  }
+
+  option(word, token, p, isOwn, act) {
     const bar = el("i");
     bar.style.width = `${clamp(100 * p, 0.5, 100)}%`;
-    return el(
+    const click = () => option.ariaDisabled !== "true" && act();
+    const option = el(
       "button",
-      { type: "button", class: `sgl-x-option${isOwn ? " sgl-own" : ""}`, role: "option", "aria-selected": isOwn, click: act },
+      { type: "button", class: `sgl-x-option${isOwn ? " sgl-own" : ""}`, role: "option", "aria-selected": isOwn, click },
       el("code", {}, visible(word) || "∅"),
       el("span", { class: "sgl-x-bar" }, bar),
       el("span", { class: "sgl-x-p" }, shareOf(p)),
     );
+    return Object.assign(option, { token, word: visible(word) });
   }
 
   close() {
