@@ -65,7 +65,7 @@ class LocalBackend(TokenizedBackend):
         self._resident.engine.prepare(constraint)
 
     def allowed(self, constraint: Constraint, begun: tuple[int, ...], tokens: tuple[int, ...]) -> tuple[bool, ...]:
-        """Which of `tokens` may follow the first tokens of a text. BadArgument if none begins with these."""
+        """Which of `tokens` may follow the first tokens of a text. BadArgument if no text begins so."""
         return self._resident.engine.allowed(constraint, begun, tokens)
 
     def submit(self, job: GenJob, listener: GenListener) -> RequestId:
