@@ -66,17 +66,21 @@ def prompt_of(backend: Backend, beginning: Iterable[Expr]) -> tuple[int, ...]:
     """The tokens that this beginning of a program becomes. ProgramError if there are none."""
     transcript = Transcript(backend, chat_of(backend, backend.describe()), lambda *_: None)
     for part in beginning:
-        match part:
-            case RoleBegin(role):
-                transcript.begin(role)
-            case RoleEnd():
-                transcript.end()
-            case Text(text):
-                transcript.say(text)
-            case TokenIds(ids):
-                transcript.place(ids)
+        _say(transcript, part)
     transcript.settle(to_generate=True)
     return transcript.prompt()
+
+
+def _say(transcript: Transcript, part: Expr) -> None:
+    match part:
+        case RoleBegin(role):
+            transcript.begin(role)
+        case RoleEnd():
+            transcript.end()
+        case Text(text):
+            transcript.say(text)
+        case TokenIds(ids):
+            transcript.place(ids)
 
 
 def _marks(entries: Iterable[Entry], request: RequestId) -> tuple[list[_Mark], tuple[int, ...], str]:
@@ -163,20 +167,13 @@ def _places(beginning: Sequence[Expr], backend: Backend) -> Iterator[tuple[int, 
     chat = chat_of(backend, backend.describe())
     transcript = Transcript(backend, chat, lambda start, piece, _: placed.append((start, piece.role)))
     for index, part in enumerate(beginning):
+        if isinstance(part, TokenIds):
+            transcript.settle()
         placed.clear()
-        match part:
-            case RoleBegin(role):
-                transcript.begin(role)
-            case RoleEnd():
-                transcript.end()
-            case Text(text):
-                before = len(transcript.ids)
-                transcript.say(text)
-                transcript.settle()
-                first = next((start for start, role in placed if start >= before and role == transcript.role), before)
-                yield index, first, len(transcript.ids)
-            case TokenIds(ids):
-                transcript.settle()
-                before = len(transcript.ids)
-                transcript.place(ids)
-                yield index, before, len(transcript.ids)
+        before = len(transcript.ids)
+        _say(transcript, part)
+        if isinstance(part, Text):
+            transcript.settle()
+            before = next((start for start, role in placed if start >= before and role == transcript.role), before)
+        if isinstance(part, Text | TokenIds):
+            yield index, before, len(transcript.ids)
