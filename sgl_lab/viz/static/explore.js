@@ -152,11 +152,18 @@ export class Explore {
     this.editing = new PieceEdit(this, at, text, body);
   }
 
+  /** Draw the tries that are new or have changed. */
   paintTries(tries) {
-    const key = JSON.stringify(tries);
-    if (key === this.tried) return;
-    this.tried = key;
-    this.tries.replaceChildren(...tries.map((trie) => this.trie(trie)));
+    tries.forEach((trie, at) => {
+      const key = JSON.stringify(trie);
+      const known = this.tries.children[at];
+      if (known?.key === key) return;
+      const drawn = this.trie(trie);
+      drawn.key = key;
+      if (known) known.replaceWith(drawn);
+      else this.tries.append(drawn);
+    });
+    while (this.tries.children.length > tries.length) this.tries.lastChild.remove();
   }
 
   trie({ n, first, whole, rows }) {
