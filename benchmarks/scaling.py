@@ -274,7 +274,7 @@ def figure(curves: Sequence[Curve], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--most", type=int, choices=SIZES[2:], default=10_000, help="largest size; of requests and forks at most 10,000")
+    parser.add_argument("--most", type=int, choices=SIZES[2:], default=10_000, help="largest size; of requests at most 10,000, of forks 1,000")
     parser.add_argument("--figure", type=Path, help="an HTML file for the curves; needs plotly")
     options = parser.parse_args()
     sizes = [size for size in SIZES if size <= options.most]
@@ -289,7 +289,7 @@ def main() -> None:
     curves.append(shown("nodes: memory", sizes[2:], [memory(partial(filled, size), size) for size in sizes[2:]], "bytes a node"))
     long = [size for size in sizes if size <= 100_000]
     curves.append(shown("tokens of context", long, [context(size) for size in long], "µs a request"))
-    curves.append(shown("forks of a program", few, [forks(size) for size in few], "µs a child"))
+    curves.append(shown("forks of a program", few[:3], [forks(size) for size in few[:3]], "µs a child"))
     curves.append(shown("tokens of a full cache", sizes[1:], [full(size) for size in sizes[1:]], "µs an insertion"))
     books = [10, 100, 300, 1_000]
     _, times = cells(max(books))

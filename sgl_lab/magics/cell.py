@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from textwrap import indent
+from typing import TYPE_CHECKING
 
 from ..contracts.events import Checked
 from ..contracts.legible import clipped
@@ -33,6 +34,9 @@ from .prepared import Cell, append, noted_lines
 from .printing import say
 from .session import Session
 from .shell import Shell
+
+if TYPE_CHECKING:
+    from ..recorded import RecordedLab
 
 WORDS = "__sgl_words__"
 MAX_TOLD = 10
@@ -99,6 +103,17 @@ def _run(session: Session, cell: Cell) -> object:
         lab = session.lab_for(report, options)
     if not options.views:
         output.clear()
+    try:
+        result = _run_on(session, cell, lab, output)
+    except Exception:
+        _lint(session, cell)
+        raise
+    _lint(session, cell)
+    return result
+
+
+def _run_on(session: Session, cell: Cell, lab: RecordedLab, output: Output) -> object:
+    shell, options = cell.shell, cell.options
     doors = doors_of(shell, session)
     with cell.recorded(lab) as record, CellView(shell, output, lab, record, options.views, session.interrupts.request, doors):
         session.last = record
@@ -107,14 +122,16 @@ def _run(session: Session, cell: Cell) -> object:
             shell.user_ns[options.out] = state
             session.names[options.out] = record.run
         try:
-            result = cell.finish(state, session.interrupts.check)
+            return cell.finish(state, session.interrupts.check)
         finally:
             _tell_checks(record)
-    if options.lint is not False:
+
+
+def _lint(session: Session, cell: Cell) -> None:
+    if cell.options.lint is not False and session.last is not None:
         from .linting import show_quiet_line
 
-        show_quiet_line(shell, session, record)
-    return result
+        show_quiet_line(cell.shell, session, session.last)
 
 
 def _tell_checks(record: Record) -> None:

@@ -69,14 +69,21 @@ class Job:
     """
 
     def __init__(
-        self, number: int, title: str, shell: Shell, views: tuple[str, ...], on_end: Callable[[Job], None], doors: Pictures | None = None
+        self,
+        number: int,
+        title: str,
+        shell: Shell,
+        views: tuple[str, ...],
+        on_end: Callable[[Job], None],
+        doors: Pictures | None = None,
+        remark: Callable[[Record], str] = lambda record: "",
     ) -> None:
         self.number, self.title = number, title
         self.status = "running"
         self.state: ProgramState | None = None
         self.record: Record | None = None
         self.error: Exception | None = None
-        self._shell, self._views, self._on_end, self._doors = shell, views, on_end, doors
+        self._shell, self._views, self._on_end, self._doors, self._remark = shell, views, on_end, doors, remark
         self._printed = Printed()
         self._began, self._ended_at = time.monotonic(), 0.0
         self._ended: Future[None] = Future()
@@ -293,6 +300,8 @@ class Job:
         notes = [("Where it failed", f"{self.error_line}\n{message}")] if self.error_line else []
         notes += [("Value", value)] if (value := self._spelled_value()) else []
         notes += [("Printed", self.printed)] if self.printed else []
+        if self.status != "stopped" and self.record is not None and (remark := self._remark(self.record)):
+            notes.append(("Lint", remark))
         folded = None if self.record is None or self._lab is None else Folded.of(self._lab, self.record)
         if folded is None or (status == "error" and not folded.has_run):
             page = html.panel(self._name, status, message, [html.details(heading, html.plain(note)) for heading, note in notes])
@@ -332,15 +341,25 @@ class Jobs:
         return [job for job in self if not job.is_over]
 
     def start(
-        self, title: str, shell: Shell, views: tuple[str, ...], work: Work, on_end: Callable[[Job], None], doors: Pictures | None = None
+        self,
+        title: str,
+        shell: Shell,
+        views: tuple[str, ...],
+        work: Work,
+        on_end: Callable[[Job], None],
+        doors: Pictures | None = None,
+        remark: Callable[[Record], str] = lambda record: "",
     ) -> Job:
-        """Run `work` in the background. OptionError if too many jobs are running."""
+        """Run `work` in the background. OptionError if too many jobs are running.
+
+        remark   a line about a recorded run that is part of its picture; empty for none
+        """
         if len(self.running()) >= MAX_RUNNING:
             raise OptionError(f"{MAX_RUNNING} background cells are running already", hint="`%sgl jobs stop N` stops one")
         route()
         with self._lock:
             self._n += 1
-            job = self._jobs[self._n] = Job(self._n, title, shell, views, on_end, doors)
+            job = self._jobs[self._n] = Job(self._n, title, shell, views, on_end, doors, remark)
             over = [number for number, job in self._jobs.items() if job.is_over]
             for number in over[:-KEPT_LIVE]:
                 self._jobs[number].forget_page()

@@ -48,18 +48,30 @@ def speller(lab: RecordedLab | None, record: Record, earlier: list[Record]) -> C
     return lambda token: vocab.get(token) or spell(token)
 
 
+def certain_findings(session: Session, record: Record) -> tuple[Finding, ...]:
+    """The findings of the quiet line. It never raises."""
+    if len(record.entries) > MAX_EVENTS:
+        return ()
+    try:
+        return findings_of(session, record, is_measured=False)
+    except Exception as error:  # a rule that fails must not fail the cell
+        _log.warning("the lint of this cell stopped (%s: %s)", type(error).__name__, error)
+        return ()
+
+
+def quiet_line(session: Session, record: Record) -> str:
+    """The line as text; empty if nothing was found."""
+    from ..viz.draw import lint as draw
+
+    found = certain_findings(session, record)
+    return draw.quiet(found) if found else ""
+
+
 def show_quiet_line(shell: Shell, session: Session, record: Record) -> None:
     """Show one line under the cell if its run has findings."""
     from ..viz.draw import lint as draw
 
-    if len(record.entries) > MAX_EVENTS:
-        return
-    try:
-        found = findings_of(session, record, is_measured=False)
-    except Exception as error:  # a rule that fails must not fail the cell
-        _log.warning("the lint of this cell stopped (%s: %s)", type(error).__name__, error)
-        return
-    if not found:
+    if not (found := certain_findings(session, record)):
         return
     if in_kernel(shell):
         data = {"text/html": draw.line(found).source, "text/plain": draw.quiet(found)}

@@ -156,6 +156,11 @@ class Cell:
                     left.update({options.out: state} if options.out is not None else {})
                     left.update({name: names[name] for name in own if names.get(name, _MISSING) is not before[name]})
 
+        def remark(record: Record) -> str:
+            from .linting import quiet_line
+
+            return quiet_line(session, record) if options.lint is not False else ""
+
         def over(job: Job) -> None:
             if not ended(job):
                 return
@@ -163,7 +168,7 @@ class Cell:
             if job.record is not None and session.last is last:
                 session.last = job.record
 
-        return session.jobs.start(title or self.title, self.shell, options.views, work, over, doors_of(self.shell, session))
+        return session.jobs.start(title or self.title, self.shell, options.views, work, over, doors_of(self.shell, session), remark)
 
 
 def append(state: ProgramState | None, value: object, kind: str = "") -> object:

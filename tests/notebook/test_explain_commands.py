@@ -189,6 +189,13 @@ def test_one_quiet_line_names_a_fault_without_a_request_and_a_setting_turns_it_o
     assert counts(two_runs.run("%sgl lint")) == {"findings": 1, "tokens": 0}
     two_runs.run("%config SGL.lint = None")
     assert len(two_runs.run(cell.format("")).shown) == 1
+    failed = two_runs.run(cell.format("") + "\n1 / 0")
+    assert failed.status == "error"
+    assert failed.shown[0]["text/plain"].endswith("typed as text · %sgl lint")
+    two_runs.run(cell.format(" --bg"))
+    assert two_runs.run("job = _; job.result(); print(job.frozen[0]['text/plain'])").printed.endswith("typed as text · %sgl lint\n")
+    two_runs.run(cell.format(" --bg --lint no"))
+    assert "lint" not in two_runs.run("job = _; job.result(); print(job.frozen[0]['text/plain'])").printed
 
 
 def test_a_workload_runs_with_its_tree_and_is_explained_like_a_cell(two_runs: Kernel) -> None:

@@ -24,7 +24,7 @@ from .digest import digest
 ROW = "row"
 """variable of a body: the row as a dict"""
 MAX_NOTES = 5
-MAX_GIVEN = 400
+MAX_GIVEN = 2_000
 """characters of a value that a record keeps"""
 _HINT = "--over takes a variable with a list of dicts or a DataFrame, or a .csv or .jsonl file"
 Values = dict[str, object]
