@@ -274,7 +274,7 @@ def figure(curves: Sequence[Curve], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--most", type=int, choices=SIZES[2:], default=10_000, help="largest size; of requests at most 10,000, of forks 1,000")
+    parser.add_argument("--most", type=int, choices=SIZES[2:], default=10_000, help="largest size; requests: at most 10,000, forks: 1,000")
     parser.add_argument("--figure", type=Path, help="an HTML file for the curves; needs plotly")
     options = parser.parse_args()
     sizes = [size for size in SIZES if size <= options.most]

@@ -14,7 +14,11 @@ from .harness import RUN_S, Notebook, Server, write_notebook
 MARKUP = "<img src=x onerror=\"document.title='run'\"><script>document.title='run'</script>"
 TURNED, LONG = "abc\u202edef\u2066", "w" * 1500
 ROWS = f"rows = [{{'text': t, 'wanted': w}} for t, w in zip([{MARKUP!r}, {TURNED!r}, {LONG!r}, 'plain'], 'abcd')]"
-CELL = '%%sgl --over rows --as hostile --temperature 0\nuser({prompt})\nassistant(gen("a", max_tokens=3))\nexpect(text, contains="a", name="has <b>a")'
+CELL = (
+    "%%sgl --over rows --as hostile --temperature 0\nuser({prompt})\n"
+    'assistant(gen("a", max_tokens=3))\nexpect(text, contains="a", name="has <b>a")'
+)
+WIDE = "[...document.querySelectorAll('.jp-OutputArea-output')].filter((it) => it.scrollWidth > it.clientWidth + 1)"
 SECOND = 3
 
 
@@ -57,8 +61,7 @@ def test_a_grid_is_sorted_filtered_and_opened_by_mouse_and_keyboard(notebook: No
     expect(details).to_contain_text("has <b>a")
     command = details.locator("code").last.inner_text()
     assert notebook.js("return document.title") != "run"
-    wide = notebook.js("return [...document.querySelectorAll('.jp-OutputArea-output')].filter((it) => it.scrollWidth > it.clientWidth + 1).length")
-    assert wide == 0
+    assert notebook.js(f"return {WIDE}.length") == 0
     index = notebook.run(command)
     expect(notebook.output(index).locator(".sgl-x-answer .sgl-x-tok").first).to_be_visible(timeout=1000 * RUN_S)
     assert notebook.errors == []
