@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import random
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -475,6 +478,52 @@ def compare(tree: RadixTree, model: Model) -> None:
         for (space, end), run in model.runs.items()
     }
     assert real == expected
+
+
+# ---------------------------------------------------------------- a lease that grows
+
+
+@pytest.mark.parametrize("page_size", [1, 3])
+def test_what_a_lease_has_is_not_looked_at_again_and_all_is_as_if_it_were(page_size: int) -> None:
+    """Chats that grow and share beginnings, in one tree by their leases, in the other from its root."""
+    trees = [RadixTree(PagePool(400, page_size)) for _ in range(2)]
+    held: list[tuple[list[int], list[Lease]]] = []
+    walked, rng = Counter[int](), random.Random(1)
+    for at, tree in enumerate(trees):
+        tree._walk = partial(counted_walk, tree._walk, walked, at)  # type: ignore[method-assign]
+    for _ in range(300):
+        if not held or rng.random() < 0.2:
+            chat = [0] * rng.randrange(1, 9) if not held or rng.random() < 0.5 else rng.choice(held)[0][:6]
+            held.append((chat[:], [tree.acquire(SPACE, tuple(chat)) for tree in trees]))
+        chat, leases = rng.choice(held)
+        chat += [rng.randrange(2) for _ in range(rng.randrange(7))]
+        tokens = tuple(chat)
+        for at, tree in enumerate(trees):
+            lease = leases[at]
+            n_here = len(lease.pages)
+            tree.evict(len(tokens) // page_size - n_here - tree.pool.n_free)
+            pages = lease.pages + tree.pool.take(len(tokens) // page_size - n_here, ME)
+            tree.insert(SPACE, tokens, pages, ME, lease if at else None)
+            if at:
+                tree.extend(lease, tokens)
+            else:
+                leases[at] = tree.acquire(SPACE, tokens, is_hit=False)
+                tree.release(lease)
+        if len(held) > 5:
+            for tree, lease in zip(trees, held.pop(rng.randrange(6))[1], strict=True):
+                tree.release(lease)
+        one, other = ([(node.tokens, node.refs, list(node.pages), node.n_tokens) for node in tree.nodes()] for tree in trees)
+        assert one == other
+        assert leases[0].pages == leases[1].pages
+        assert trees[0].pool.owners == trees[1].pool.owners
+        assert trees[0].n_idle_pages == trees[1].n_idle_pages
+    assert walked[1] < walked[0] / 2
+
+
+def counted_walk(walk: Any, walked: Counter[int], at: int, node: Node, tokens: Tokens, n_tokens: int = 0) -> Any:
+    found = walk(node, tokens, n_tokens)
+    walked[at] += found[2] - n_tokens
+    return found
 
 
 # ---------------------------------------------------------------- what a half-matched node leaves behind

@@ -34,6 +34,8 @@ class Match(NamedTuple):
     n_tokens: int
     n_idle_pages: int
     """pages of the match without a lease: a lease would make them unavailable for eviction"""
+    end: tuple[Node, int] | None = None
+    """the node in which it ends, and how many of its tokens match"""
 
 
 @dataclass(eq=False, slots=True)
@@ -93,12 +95,12 @@ class RadixTree:
         if root is None:
             return Match(0, 0)
         node, n_in, n_tokens = self._walk(root, tokens)
-        n_idle = 0
+        end, n_idle = (node, n_in), 0
         while node.refs == 0 and node.parent is not None:
             n_idle += n_in // self.pool.page_size
             node = node.parent
             n_in = len(node.tokens)
-        return Match(n_tokens, n_idle)
+        return Match(n_tokens, n_idle, end)
 
     def trail(self, namespace: Namespace, tokens: Tokens) -> tuple[NodeId, ...]:
         """The nodes that `tokens` reach, root first. Changes nothing."""
@@ -140,22 +142,20 @@ class RadixTree:
 
     # ------------------------------------------------------------ using
 
-    def acquire(self, namespace: Namespace, tokens: Tokens, *, is_hit: bool = True) -> Lease:
+    def acquire(self, namespace: Namespace, tokens: Tokens, *, is_hit: bool = True, match: Match | None = None) -> Lease:
         """Lease the longest cached prefix of `tokens`. Splits the node in which it ends.
 
-        `is_hit` False is for moving an existing lease: it does not count as a use.
+        is_hit   False for a lease that is no use
+        match    what `peek` found for these tokens, if the tree is as it was
         """
-        node, n_in, n_tokens = self._walk(self._root(namespace), tokens)
+        if match is not None and match.end is not None and match.n_tokens == len(tokens):
+            (node, n_in), n_tokens = match.end, match.n_tokens
+        else:
+            node, n_in, n_tokens = self._walk(self._root(namespace), tokens)
         if n_in < len(node.tokens):
             node = self._split(node, n_in)
         path = self._path(node)
-        pages = array("i")
-        for step in path:
-            pages.extend(step.pages)
-            self._note(step)
-            if step.refs == 0:
-                self.n_idle_pages -= len(step.pages)
-            step.refs += 1
+        pages = self._lease(path)
         if is_hit:
             self.clock += 1
             for step in path:
@@ -163,6 +163,24 @@ class RadixTree:
                 step.hits += 1
             self._emit(Touched(tuple(step.id for step in path), self.clock))
         return Lease(node, n_tokens, pages)
+
+    def extend(self, lease: Lease, tokens: Tokens) -> None:
+        """Lease what is cached of `tokens` beyond the lease, which has their beginning. It is no use."""
+        node, n_in, n_tokens = self._walk(lease.node, tokens, lease.n_tokens)
+        if n_in < len(node.tokens):
+            node = self._split(node, n_in)
+        lease.pages.extend(self._lease(self._path(node, lease.node)))
+        lease.node, lease.n_tokens = node, n_tokens
+
+    def _lease(self, path: Iterable[Node]) -> array[int]:
+        pages = array("i")
+        for step in path:
+            pages.extend(step.pages)
+            self._note(step)
+            if step.refs == 0:
+                self.n_idle_pages -= len(step.pages)
+            step.refs += 1
+        return pages
 
     def release(self, lease: Lease) -> None:
         """Release a lease; releasing it twice changes nothing."""
@@ -178,18 +196,24 @@ class RadixTree:
                 self.n_idle_pages += len(node.pages)
                 self._offer(node)
 
-    def insert(self, namespace: Namespace, tokens: Tokens, pages: array[int], owner: Owner) -> None:
+    def insert(self, namespace: Namespace, tokens: Tokens, pages: array[int], owner: Owner, lease: Lease | None = None) -> None:
         """Keep the KV of `tokens`, in `pages` of `owner`; only whole pages are kept.
 
         New tokens become a leaf, and their pages the tree's. Pages of `owner` whose tokens were in
-        the tree already are freed: `acquire` returns the tree's pages for them.
+        the tree already are freed: `acquire` returns the tree's pages for them. What `lease` has of
+        `tokens` and `pages` is not looked at again.
         """
         size = self.pool.page_size
         n_pages = len(tokens) // size
         tokens = tokens[: n_pages * size]
-        node, n_in, n_tokens = self._walk(self._root(namespace), tokens)
+        n_leased = 0 if lease is None or lease.n_tokens > len(tokens) else len(lease.pages)
+        if lease is not None and n_leased and pages[n_leased - 1] == lease.pages[-1]:
+            node, n_in, n_tokens = self._walk(lease.node, tokens, lease.n_tokens)
+        else:  # what is leased, or its end, was computed again
+            n_leased = 0
+            node, n_in, n_tokens = self._walk(self._root(namespace), tokens)
         n_here = n_tokens // size
-        self.pool.release(pages[:n_here], owner)
+        self.pool.release(pages[n_leased:n_here], owner)
         if n_here == n_pages:
             return
         if n_in < len(node.tokens):
@@ -335,10 +359,11 @@ class RadixTree:
         self._emit(NodeInserted(leaf.id, parent.id, tokens, parent.namespace))
         return leaf
 
-    def _walk(self, node: Node, tokens: Tokens) -> tuple[Node, int, int]:
-        """The deepest node that `tokens` reach, how many of its tokens they match, and how many in all."""
+    def _walk(self, node: Node, tokens: Tokens, n_tokens: int = 0) -> tuple[Node, int, int]:
+        """The deepest node that `tokens` reach, how many of its tokens they match, and how many in
+        all; `node` is where the first `n_tokens` of them end.
+        """
         size = self.pool.page_size
-        n_tokens = 0
         while (child := node.children.get(tokens[n_tokens : n_tokens + size])) is not None:
             length = len(child.tokens)
             rest = tokens[n_tokens : n_tokens + length]
@@ -349,12 +374,12 @@ class RadixTree:
             node = child
         return node, len(node.tokens), n_tokens
 
-    def _path(self, node: Node) -> list[Node]:
-        """From the root down to `node`."""
-        path = [node]
-        while (parent := node.parent) is not None:
-            path.append(parent)
-            node = parent
+    def _path(self, node: Node | None, above: Node | None = None) -> list[Node]:
+        """From the root, or from below `above`, down to `node`."""
+        path = []
+        while node is not None and node is not above:
+            path.append(node)
+            node = node.parent
         path.reverse()
         return path
 

@@ -239,7 +239,8 @@ class Scheduler:
         request.move(phase)
         if keep and request.n_kv:
             kept = request.span(0, request.n_kv)
-            self._tree.insert(request.namespace, kept, request.pages, request.id)
+            self._tree.insert(request.namespace, kept, request.pages, request.id, request.lease)
+            del request.pages[: request.n_kv // self._config.page_size]
             self._reuse.ended(request.namespace, kept)
             if request.fork is not None and phase is Phase.FINISHED:
                 self._tree.left(request.fork, request.namespace, kept, request.foreseen)
@@ -264,10 +265,9 @@ class Scheduler:
         if lease is None or n < lease.n_tokens:
             return
         tokens = request.span(0, n)
-        self._tree.insert(request.namespace, tokens, request.pages, request.id)
-        request.lease = self._tree.acquire(request.namespace, tokens, is_hit=False)
-        self._tree.release(lease)
-        request.pages[: len(request.lease.pages)] = request.lease.pages
+        self._tree.insert(request.namespace, tokens, request.pages, request.id, lease)
+        self._tree.extend(lease, tokens)
+        request.pages[: len(lease.pages)] = lease.pages
 
     def _own_pages(self, request: Request) -> list[int]:
         """The pages that are not the tree's, determined by their position and not by the pool's
@@ -355,7 +355,7 @@ class Scheduler:
             # Submission ensured that this fits.
             n_lease = start = start // size * size
         self._retire(request)
-        lease = request.lease = self._tree.acquire(request.namespace, tokens[:n_lease])
+        lease = request.lease = self._tree.acquire(request.namespace, tokens[:n_lease], match=match)
         if n_own > self._pool.n_free:
             self._tree.evict(n_own - self._pool.n_free)
         request.pages = lease.pages[: start // size] + self._pool.take(n_own, request.id)
