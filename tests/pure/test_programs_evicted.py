@@ -207,7 +207,7 @@ def test_a_batch_computes_less_as_the_cache_knows_what_later_items_read(tmp_path
     (knew, texts, queued, again), (did_not, same, untold, _) = run(), run(without=["foresight"])
     assert texts == same
     assert knew < 0.7 * did_not
-    assert abs(knew - again) <= 24  # the first tokens of answers, which a simulation does not draw
+    assert again < 0.7 * did_not  # it draws no tokens, and what runs beside what may differ
     assert all(event.foreseen is None for event in untold)
     gens = [event.foreseen for event in queued if event.kind == "gen"]
     again_of = [foreseen.in_batch.again for foreseen in gens if foreseen and foreseen.in_batch]
