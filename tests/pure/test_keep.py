@@ -268,7 +268,7 @@ def test_a_file_with_random_damage_is_refused_or_can_be_drawn(tmp_path: Path) ->
             everything(record)
             n_read += 1
     assert n_refused > 100
-    assert n_read > 5
+    assert n_read > 1
 
 
 # ---------------------------------------------------------------- the trace for Perfetto

@@ -171,8 +171,8 @@ MUTANTS = (
     Mutant(
         "looking counts as using",
         TREE,
-        "        n_idle = 0\n        while",
-        "        n_idle = 0\n        node.last_used = self.clock = self.clock + 1\n        while",
+        "(node, n_in), 0\n        while",
+        "(node, n_in), 0\n        node.last_used = self.clock = self.clock + 1\n        while",
         "pure/test_cache.py::test_peek_changes_nothing_and_says_nothing",
     ),
     Mutant(
@@ -185,15 +185,15 @@ MUTANTS = (
     Mutant(
         "namespaces share one tree",
         TREE,
-        '        """\n        node, n_in, n_tokens = self._walk(self._root(namespace), tokens)\n        if n_in < len(node.tokens):\n',
-        '        """\n        node, n_in, n_tokens = self._walk(next(iter(self.roots.values()), None) or self._root(namespace), tokens)\n'
-        "        if n_in < len(node.tokens):\n",
+        "        else:\n            node, n_in, n_tokens = self._walk(self._root(namespace), tokens)\n",
+        "        else:\n"
+        "            node, n_in, n_tokens = self._walk(next(iter(self.roots.values()), None) or self._root(namespace), tokens)\n",
         "pure/test_cache.py::test_namespaces_never_meet",
     ),
     Mutant(
         "pages of what was in the tree already are kept twice",
         TREE,
-        "        self.pool.release(pages[:n_here], owner)\n",
+        "        self.pool.release(pages[n_leased:n_here], owner)\n",
         "",
         "pure/test_cache.py::test_pages_of_what_was_there_already_are_freed",
     ),
@@ -604,8 +604,8 @@ MUTANTS = (
     Mutant(
         "samples of a prompt share one matcher",
         "engine/serving/gen_group.py",
-        "matchers = [None if constraint is None else grammars.start(constraint, limit) for _ in ids]",
-        "matchers = [None if constraint is None else grammars.start(constraint, limit)] * len(ids)",
+        "matchers = [None if constraint is None else grammars.start(constraint, limit, begun=terms.begun) for _ in ids]",
+        "matchers = [None if constraint is None else grammars.start(constraint, limit, begun=terms.begun)] * len(ids)",
         "pure/test_engine_constraints.py::test_samples_of_one_prompt_each_follow_the_constraint",
     ),
     Mutant(
